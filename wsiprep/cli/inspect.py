@@ -1,0 +1,69 @@
+"""`wsiprep inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+from wsiprep.cli._flags import settings_command
+from wsiprep.tasks.config import InspectConfig
+
+__all__ = ["command"]
+
+
+@settings_command(InspectConfig)
+def command(cfg: InspectConfig) -> None:
+    """Show what a slide or a store holds, and how patches would be read."""
+    from wsiprep.cli._console import print_json, stdout
+    from wsiprep.core.errors import UsageError
+    from wsiprep.tasks.inspect import inspect_slide, inspect_store
+
+    if not cfg.what.path:
+        raise UsageError("name a slide or a store to inspect.")
+    for text in cfg.what.path:
+        path = Path(text).expanduser()
+        facts = (
+            inspect_store(path)
+            if path.suffix == ".zarr"
+            else inspect_slide(path, cfg.slide, cfg.patches)
+        )
+        if cfg.what.json_:
+            print_json(facts)
+        else:
+            stdout().print(_tree(facts), highlight=False)
+
+
+def _tree(facts: dict[str, Any]) -> Any:
+    from rich.markup import escape
+    from rich.tree import Tree
+
+    tree = Tree(f"[bold]{escape(str(facts['id']))}[/]")
+
+    def grow(branch: Any, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, dict):
+                grow(branch.add(f"[cyan]{name}[/]"), value)
+            elif isinstance(value, list) and value and isinstance(value[0], dict):
+                twig = branch.add(f"[cyan]{name}[/]")
+                for item in value:
+                    first, *_ = item
+                    if any(isinstance(v, list) and v and isinstance(v[0], dict) for v in item.values()):
+                        grow(twig.add(escape(str(item[first]))), {k: v for k, v in item.items() if k != first})
+                    else:
+                        twig.add(escape("  ".join(f"{k} {_short(v)}" for k, v in item.items())))
+            else:
+                branch.add(f"[cyan]{name}[/] {escape(_short(value))}")
+
+    grow(tree, {k: v for k, v in facts.items() if k not in {"id", "kind"}})
+    return tree
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return " x ".join(map(_short, value)) if value else "-"
+    return "-" if value is None else str(value)
+
+

@@ -1,0 +1,97 @@
+"""What a plug-in must offer. Contract test suites for each live in `wsiprep.testing`."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiprep.core.types import EncoderSpec, Point, Segmentation, Size, SlideInfo
+
+__all__ = ["Encoder", "Segmenter", "Slide"]
+
+
+@runtime_checkable
+class Slide(Protocol):
+    """An open slide. Not shared between threads, never carried across a fork."""
+
+    @property
+    def info(self) -> SlideInfo:
+        """Sizes, resolution, identity."""
+        ...
+
+    def read(self, origin0: Point, level: int, size: Size) -> NDArray[np.uint8]:
+        """Read a region.
+
+        Args:
+            origin0: Top-left corner in level-0 pixels; may lie outside the slide.
+            level: Pyramid level.
+            size: Size in pixels of that level.
+
+        Returns:
+            uint8 (size.height, size.width, 3) RGB; white outside the slide, alpha on white.
+
+        Raises:
+            SlideReadError: the pixels cannot be decoded, or the level does not exist.
+        """
+        ...
+
+    def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
+        """The whole of level 0 at about `mpp` µm/px, area-averaged.
+
+        Returns:
+            uint8 (h, w, 3) RGB with w = max(1, round(width0 * info.mpp / mpp)), h alike;
+            never magnified beyond level 0.
+        """
+        ...
+
+    def reopen(self) -> Slide:
+        """A new, independent handle on the same slide, for another thread or process."""
+        ...
+
+    def close(self) -> None:
+        """Release the handle; closing twice is allowed."""
+        ...
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """Finds tissue on a thumbnail."""
+
+    def segment(self, thumbnail: NDArray[np.uint8], mpp: float) -> Segmentation:
+        """Find tissue.
+
+        Args:
+            thumbnail: uint8 (h, w, 3) RGB of the whole slide.
+            mpp: Its µm/px.
+
+        Returns:
+            Masks of the thumbnail's shape. Deterministic: the same input, the same output.
+        """
+        ...
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Turns patches into vectors. A patch's vector does not depend on its neighbours in a batch."""
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """Facts, with `weights_sha256` filled in and `precision` as used."""
+        ...
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode patches.
+
+        Args:
+            pixels: uint8 (B, T, T, 3) RGB, B >= 1.
+
+        Returns:
+            float32 (B, spec.dim) on the host.
+
+        Raises:
+            DeviceError: out of memory even for one patch.
+            EncodingError: the network returned another shape.
+        """
+        ...

@@ -1,0 +1,138 @@
+"""What a run says: one row a slide, and events on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from wsiprep.core.errors import OutputError
+
+__all__ = ["Event", "OnEvent", "RunLog", "RunReport", "SlideOutcome", "Status"]
+
+Status = Literal["ok", "empty", "skipped", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class SlideOutcome:
+    """How one slide ended; a row of `run.jsonl` and of the closing table.
+
+    Attributes:
+        slide: Slide id.
+        path: Where the slide is.
+        status: `ok`; `empty` (no tissue, or no patch with enough of it); `skipped` (all was
+            there already); `failed`.
+        stage: Stage that failed, or the last one done.
+        error: Class of the error, when failed.
+        reason: What failed, or why it was skipped.
+        remedy: What to do about it.
+        patches: Patches of the grid.
+        encoded: Patches encoded in this run (the rest were there already).
+        bad_tiles: Patches that could not be read and are marked invalid.
+        tissue_mm2: Tissue area.
+        plan: The reading plan in words.
+        seconds: Wall time.
+        store: Path of the slide's store.
+        overlay: Path of the overlay picture.
+        geojson: Path of the tissue outlines.
+        notes: Warnings.
+    """
+
+    slide: str
+    path: str
+    status: Status
+    stage: str = ""
+    error: str = ""
+    reason: str = ""
+    remedy: str = ""
+    patches: int = 0
+    encoded: int = 0
+    bad_tiles: int = 0
+    tissue_mm2: float = 0.0
+    plan: str = ""
+    seconds: float = 0.0
+    store: str = ""
+    overlay: str = ""
+    geojson: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class RunReport:
+    """All rows of a run, in order."""
+
+    rows: list[SlideOutcome] = field(default_factory=list)
+    seconds: float = 0.0
+    interrupted: bool = False
+
+    @property
+    def failed(self) -> list[SlideOutcome]:
+        """Rows that failed."""
+        return [row for row in self.rows if row.status == "failed"]
+
+    @property
+    def exit_code(self) -> int:
+        """130 interrupted, 1 some slide failed, else 0."""
+        return 130 if self.interrupted else (1 if self.failed else 0)
+
+    def canonical(self) -> dict[str, Any]:
+        """Plain JSON types for `--json`."""
+        return {
+            "slides": [asdict(row) for row in self.rows],
+            "seconds": round(self.seconds, 3),
+            "interrupted": self.interrupted,
+            "exit_code": self.exit_code,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something happened that a progress display may show.
+
+    `kind` is `run` (total = slides), `slide` (a slide begins), `plan` (text), `stage`
+    (a stage begins; total = its tiles, 0 if unknown), `tiles` (done = tiles since the last
+    event), `note` (text) or `outcome` (outcome is set).
+    """
+
+    kind: Literal["run", "slide", "plan", "stage", "tiles", "note", "outcome"]
+    slide: str = ""
+    text: str = ""
+    total: int = 0
+    done: int = 0
+    outcome: SlideOutcome | None = None
+
+
+OnEvent = Callable[[Event], None]
+
+
+class RunLog:
+    """Append-only `run.jsonl`: a line when a run begins, one for each slide, one at the end.
+
+    Each line is written with one `write` on a file opened for appending, so that several
+    processes may share the file; a run that is killed loses at most its last line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one line.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        line = json.dumps(row, ensure_ascii=False, sort_keys=False) + "\n"
+        try:
+            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                os.write(handle, line.encode("utf-8", "backslashreplace"))
+            finally:
+                os.close(handle)
+        except OSError as err:
+            raise OutputError(
+                f"cannot write {self.path}: {err.strerror}.",
+                hint="Check permissions and free space of the output folder.",
+            ) from err

@@ -1,0 +1,15 @@
+"""One Zarr group a slide: what is in it is whole, or is not there. See docs/store.md."""
+
+from wsiprep.core.lazy import lazy_names
+
+__getattr__, __all__ = lazy_names(
+    __name__,
+    {
+        "FeatureArray": "read",
+        "FeatureStore": "read",
+        "SlideStore": "write",
+        "claim_store": "write",
+        "find_store": "write",
+        "verify_output": "verify",
+    },
+)

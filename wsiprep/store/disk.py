@@ -1,0 +1,173 @@
+"""The promises of the store at the level of files: whole, synced, renamed, locked."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from wsiprep.core.errors import OutputError, StoreBusyError
+
+__all__ = [
+    "files_digest",
+    "lock",
+    "output_errors",
+    "publish_folder",
+    "remove_tree",
+    "sync_folder",
+    "sync_tree",
+    "write_whole",
+]
+
+_REMEDY = {
+    errno.ENOSPC: "No space left: free some and run the same command again.",
+    errno.EDQUOT: "The disk quota is used up: free some space and run the same command again.",
+    errno.EROFS: "The file system is read-only; choose another --output.",
+    errno.EACCES: "Permission denied; choose another --output.",
+    errno.EPERM: "Permission denied; choose another --output.",
+}
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn an `OSError` of writing under `path` into an `OutputError` that says what to do."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as err:
+        code = err.errno or 0
+        raise OutputError(
+            f"cannot write {err.filename or path}: {err.strerror or err}.",
+            stage="store",
+            hint=_REMEDY.get(code, "Check the output folder and run the same command again."),
+        ) from err
+
+
+def sync_folder(path: Path) -> None:
+    """Make a folder's entries durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(root: Path) -> None:
+    """Make every file and folder under `root` durable."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            handle = os.open(Path(folder) / name, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        sync_folder(Path(folder))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that readers see the old content or the new, never a part.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def publish_folder(ready: Path, final: Path) -> None:
+    """Move a finished folder to its place, durably; what was there before is removed.
+
+    Both must lie on one file system. A kill leaves the old folder, none, or the new one whole.
+    """
+    sync_tree(ready)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists():
+        remove_tree(final, ready.parent)
+    os.rename(ready, final)
+    sync_folder(final.parent)
+
+
+def remove_tree(path: Path, trash_folder: Path) -> None:
+    """Take a folder out of sight by rename, then delete it."""
+    if not path.exists():
+        return
+    trash_folder.mkdir(parents=True, exist_ok=True)
+    trash = Path(tempfile.mkdtemp(prefix=".trash-", dir=trash_folder))
+    os.rename(path, trash / path.name)
+    shutil.rmtree(trash)
+
+
+def files_digest(root: Path, skip: tuple[str, ...] = ()) -> dict[str, list[int | str]]:
+    """Length and sha256 of every file under `root`, by POSIX path, sorted.
+
+    Args:
+        root: Folder to walk.
+        skip: Names of sub-folders of `root` to leave out.
+    """
+    found: dict[str, list[int | str]] = {}
+    for path in sorted(root.rglob("*")):
+        relative = path.relative_to(root)
+        if relative.parts[0] in skip or not path.is_file():
+            continue
+        with path.open("rb") as file:
+            sha = hashlib.file_digest(file, "sha256").hexdigest()
+        found[relative.as_posix()] = [path.stat().st_size, sha]
+    return found
+
+
+@contextmanager
+def lock(path: Path, slide: str) -> Iterator[None]:
+    """Hold the exclusive right to write a slide; the system releases it when the process ends.
+
+    Raises:
+        StoreBusyError: another process holds it.
+    """
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with output_errors(path):
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            os.close(handle)
+            raise StoreBusyError(
+                "another process is writing this slide.",
+                slide=slide,
+                stage="store",
+                hint="Wait for it, then run the same command again.",
+            ) from err
+        # The holder before us may have removed the file between our open and our lock.
+        if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:
+            break
+        os.close(handle)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)

@@ -1,0 +1,101 @@
+"""Names and numbers of the format on disk; docs/store.md is its description."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from typing import Any
+
+from wsiprep.core.types import Box, PatchGrid, ReadPlan, Size, SlideInfo
+
+__all__ = [
+    "CHUNK_FEATURES",
+    "FORMAT",
+    "GRIDS",
+    "NAMESPACE",
+    "SHARD_CELLS",
+    "TISSUE",
+    "WORK_FOLDER",
+    "features_unit",
+    "grid_unit",
+    "info_from_json",
+    "info_to_json",
+    "plan_from_json",
+    "plan_to_json",
+    "safe_name",
+]
+
+FORMAT = 1
+"""Number of the on-disk format; a reader refuses numbers it does not know."""
+
+NAMESPACE = "wsiprep"
+"""Key of our attributes in every group."""
+
+TISSUE = "tissue"
+GRIDS = "grids"
+WORK_FOLDER = ".work"
+"""Folder beside the stores for journals, locks and unfinished arrays."""
+
+CHUNK_FEATURES = 16
+"""Cells along each side of a feature chunk."""
+
+SHARD_CELLS = 128
+"""Cells along each side of a shard (a file): 42 MB at 1280 float16 features, if all is tissue."""
+
+
+def safe_name(name: str) -> str:
+    """`name` as one path component: anything but letters, digits, `.`, `_`, `-` becomes `-`."""
+    return re.sub(r"[^\w.\-]+", "-", name).strip(".-") or "-"
+
+
+def grid_unit(grid: str) -> str:
+    """Path of a grid inside a store."""
+    return f"{GRIDS}/{grid}"
+
+
+def features_unit(grid: str, encoder: str) -> str:
+    """Path of an encoder's features inside a store."""
+    return f"{GRIDS}/{grid}/features/{safe_name(encoder)}"
+
+
+def info_to_json(info: SlideInfo) -> dict[str, Any]:
+    """A slide's facts as stored in the root attributes; `notes` are of a run, not of a slide."""
+    values = asdict(info)
+    values.pop("notes")
+    values.pop("reader_reason")
+    values["downsamples"] = list(info.downsamples)
+    values["level_sizes"] = [[s.width, s.height] for s in info.level_sizes]
+    values["size0"] = [info.size0.width, info.size0.height]
+    b = info.bounds0
+    values["bounds0"] = [b.x, b.y, b.width, b.height]
+    return values
+
+
+def info_from_json(values: dict[str, Any]) -> SlideInfo:
+    """The inverse of `info_to_json`."""
+    return SlideInfo(
+        **{
+            **values,
+            "reader_reason": "as stored",
+            "size0": Size(*values["size0"]),
+            "downsamples": tuple(values["downsamples"]),
+            "level_sizes": tuple(Size(*s) for s in values["level_sizes"]),
+            "bounds0": Box(*values["bounds0"]),
+        }
+    )
+
+
+def plan_to_json(grid: PatchGrid) -> dict[str, Any]:
+    """Reading plan and lattice of a grid as stored in its attributes."""
+    return {
+        "plan": asdict(grid.plan),
+        "stride_px": grid.stride_px,
+        "stride0_px": grid.stride0_px,
+        "shape": list(grid.shape),
+        "patches": len(grid),
+    }
+
+
+def plan_from_json(values: dict[str, Any]) -> ReadPlan:
+    """The reading plan of a grid's attributes."""
+    return ReadPlan(**values["plan"])

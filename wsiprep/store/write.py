@@ -1,0 +1,384 @@
+"""Writing a slide's store: claim it, put tissue, put grids, publish features."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+from zarr.storage import LocalStore
+
+from wsiprep import __version__
+from wsiprep.core.errors import StoreMismatchError
+from wsiprep.core.types import EncoderSpec, PatchGrid, SlideInfo, TissueMask
+from wsiprep.store.disk import (
+    files_digest,
+    lock,
+    output_errors,
+    publish_folder,
+    remove_tree,
+    write_whole,
+)
+from wsiprep.store.journal import Journal
+from wsiprep.store.manifest import Manifest, Unit
+from wsiprep.store.schema import (
+    CHUNK_FEATURES,
+    GRIDS,
+    NAMESPACE,
+    SHARD_CELLS,
+    TISSUE,
+    WORK_FOLDER,
+    features_unit,
+    grid_unit,
+    plan_to_json,
+    safe_name,
+)
+
+__all__ = ["SlideStore", "claim_store", "find_store", "store_path"]
+
+
+def store_path(out: Path, slide_id: str) -> Path:
+    """Where the store of a slide id lies."""
+    return out / f"{slide_id}.zarr"
+
+
+def find_store(out: Path, slide_id: str, fingerprint: str) -> Manifest | None:
+    """The store in `out` that holds this slide under this id, or under this id made unique.
+
+    Raises:
+        StoreCorruptError, StoreMismatchError: a store of that name cannot be read.
+    """
+    for name in (slide_id, _unique_id(slide_id, fingerprint)):
+        path = store_path(out, name)
+        if path.is_dir():
+            manifest = Manifest.read(path)
+            if manifest.slide.fingerprint == fingerprint:
+                return manifest
+    return None
+
+
+def _unique_id(slide_id: str, fingerprint: str) -> str:
+    return f"{slide_id}-{fingerprint[:8]}"
+
+
+@contextmanager
+def claim_store(
+    out: Path, info: SlideInfo, *, fixed_id: bool = False, overwrite: bool = False
+) -> Iterator[SlideStore]:
+    """Find or make the store of a slide in `out`, and hold it against other processes.
+
+    Two slides with the same id from different paths get different stores: the second is called
+    `<id>-<first 8 digits of its fingerprint>`. The same path with another content is refused.
+
+    Args:
+        out: Output folder.
+        info: The slide.
+        fixed_id: The user gave the id; it is never changed.
+        overwrite: Replace a store whose slide has changed.
+
+    Raises:
+        StoreMismatchError: the store of that name holds another slide, or this slide at another
+            µm/px, and `overwrite` is False.
+        StoreBusyError: another process is writing this slide.
+        OutputError: the folder cannot be written.
+    """
+    names = [info.id] if fixed_id else [info.id, _unique_id(info.id, info.fingerprint)]
+    for name in names:
+        path = store_path(out, name)
+        with lock(out / WORK_FOLDER / f"{name}.lock", info.id):
+            if path.is_dir():
+                manifest = Manifest.read(path)
+                stored = manifest.slide
+                if stored.fingerprint != info.fingerprint:
+                    if stored.uri != info.uri and name != names[-1]:
+                        continue
+                    reason = _other_slide(path, stored, info)
+                elif abs(stored.mpp / info.mpp - 1) > 1e-6:
+                    reason = StoreMismatchError(
+                        f"{path.name} was made at {stored.mpp:g} µm/px, now the slide has "
+                        f"{info.mpp:g}.",
+                        slide=info.id,
+                        stage="store",
+                        hint="Pass the same --slide-mpp, or --overwrite to start this slide anew.",
+                    )
+                else:
+                    reason = None
+                if reason is not None:
+                    if not overwrite:
+                        raise reason
+                    remove_tree(path, out / WORK_FOLDER)
+                    shutil.rmtree(out / WORK_FOLDER / name, ignore_errors=True)
+            if not path.is_dir():
+                _make_root(out, path, replace(info, id=name))
+            yield SlideStore(out, name, Manifest.read(path))
+            return
+
+
+def _other_slide(path: Path, stored: SlideInfo, info: SlideInfo) -> StoreMismatchError:
+    if stored.uri == info.uri:
+        return StoreMismatchError(
+            f"the slide file has changed since {path.name} was made.",
+            slide=info.id,
+            stage="store",
+            hint="Pass --overwrite to start this slide anew, or write to another --output.",
+        )
+    return StoreMismatchError(
+        f"{path.name} already holds another slide, {stored.uri}.",
+        slide=info.id,
+        stage="store",
+        hint="Give each slide its own slide_id in the manifest, or write to another --output.",
+    )
+
+
+def _make_root(out: Path, path: Path, info: SlideInfo) -> None:
+    """Make an empty store: its folder appears with the root attributes in it."""
+    names = ("zarr", "numpy", "openslide-python", "tiffslide", "opencv-python-headless")
+    versions = {"wsiprep": __version__, **{n: version(n) for n in names}}
+    ready = _fresh(out / WORK_FOLDER / path.stem / "root")
+    with output_errors(path):
+        Manifest(ready, info, versions, {}).write()
+        (ready / GRIDS).mkdir()
+        _write_group(ready / GRIDS, {})
+        publish_folder(ready, path)
+
+
+def _fresh(folder: Path) -> Path:
+    with output_errors(folder):
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+    return folder
+
+
+def _write_group(folder: Path, attributes: dict[str, Any]) -> None:
+    values = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    write_whole(folder / "zarr.json", json.dumps(values, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+
+
+class SlideStore:
+    """The store of one slide, held for writing. Made by `claim_store`."""
+
+    def __init__(self, out: Path, name: str, manifest: Manifest) -> None:
+        self.out = out
+        self.name = name
+        self.path = manifest.path
+        self.manifest = manifest
+        self._work = out / WORK_FOLDER / name
+
+    @property
+    def slide(self) -> SlideInfo:
+        """The slide as stored, with the id that its store is called by."""
+        return self.manifest.slide
+
+    def unit(self, name: str) -> Unit | None:
+        """The finished part called `name` whose files are all there, or None."""
+        unit = self.manifest.units.get(name)
+        if unit is None:
+            return None
+        for relative, (size, _) in unit.files.items():
+            file = self.path / name / relative
+            if not file.is_file() or file.stat().st_size != size:
+                return None
+        return unit
+
+    def put_tissue(
+        self, tissue: TissueMask, key: str, config: dict[str, Any]
+    ) -> None:
+        """Publish the tissue mask.
+
+        Args:
+            tissue: The mask.
+            key: Its identity.
+            config: Settings it was made with.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        attributes = {
+            "method": tissue.method,
+            "mpp": tissue.mpp,
+            "key": key,
+            "config": config,
+            "notes": list(tissue.notes),
+        }
+        with self._building(TISSUE, attributes) as group:
+            for name, mask in (("mask", tissue.mask), ("pen", tissue.pen)):
+                _put_array(group, name, mask.astype(np.uint8), ("y", "x"))
+        self._publish(TISSUE, key, "")
+
+    def put_grid(
+        self, name: str, grid: PatchGrid, key: str, parent: str, config: dict[str, Any]
+    ) -> None:
+        """Publish a grid's cells, origins and tissue shares; features under it are removed.
+
+        Args:
+            name: Name of the grid.
+            grid: The patches.
+            key: Identity of the grid.
+            parent: Key of the tissue it stands on.
+            config: Settings it was made with.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        unit = grid_unit(name)
+        attributes = {**plan_to_json(grid), "key": key, "parent": parent, "config": config}
+        with self._building(unit, attributes) as group:
+            _put_array(group, "cell", grid.cell, ("patch", "row_col"))
+            _put_array(group, "origin0_px", grid.origin0_px, ("patch", "x_y"))
+            _put_array(group, "tissue", grid.tissue, ("patch",))
+            zarr.create_group(group.store, path="features")
+        for other in [u for u in self.manifest.units if u.startswith(unit + "/")]:
+            self.forget(other)
+        self._publish(unit, key, parent, skip=("features",))
+
+    def journal(self, grid: str, encoder: str, key: str, rows: int, dim: int, dtype: str) -> Journal:
+        """The journal of an encoder's features, resumed if it has the same key.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        return Journal(self._work / grid / safe_name(encoder), key, rows, dim, dtype)
+
+    def put_features(
+        self,
+        grid_name: str,
+        grid: PatchGrid,
+        spec: EncoderSpec,
+        journal: Journal,
+        key: str,
+        parent: str,
+        config: dict[str, Any],
+        reader: str,
+    ) -> None:
+        """Publish a complete journal as a dense grid (rows, cols, D), and delete the journal.
+
+        Memory: one shard, at most 128 x 128 x D values.
+
+        Args:
+            grid_name: Name of the grid.
+            grid: The patches, in the order of the journal's rows.
+            spec: The encoder.
+            journal: All rows.
+            key: Identity of the features.
+            parent: Key of the grid.
+            config: Settings they were made with.
+            reader: Reader that gave the pixels.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if not journal.complete:
+            raise ValueError("a journal that lacks rows cannot be published")
+        unit = features_unit(grid_name, spec.name)
+        rows, cols = grid.shape
+        tall, wide = (min(SHARD_CELLS, -(-n // CHUNK_FEATURES) * CHUNK_FEATURES) for n in grid.shape)
+        attributes = {
+            "encoder": spec.canonical(),
+            "mpp": grid.plan.mpp,
+            "reader": reader,
+            "bad_tiles": int((~journal.ok).sum()),
+            "key": key,
+            "parent": parent,
+            "config": config,
+            "versions": {name: version(name) for name in ("torch", "timm")},
+        }
+        vectors = journal.read()
+        dim = vectors.shape[1]
+        with self._building(unit, attributes) as group:
+            values = group.create_array(
+                "values",
+                shape=(rows, cols, dim),
+                chunks=(CHUNK_FEATURES, CHUNK_FEATURES, dim),
+                shards=(tall, wide, dim),
+                dtype=journal.dtype,
+                compressors=[ZstdCodec(level=1, checksum=True)],
+                fill_value=float("nan"),
+                dimension_names=("row", "col", "feature"),
+                config={"write_empty_chunks": False},
+            )
+            shard = grid.cell // np.array([tall, wide], np.int32)
+            for r in range(-(-rows // tall)):
+                for c in range(-(-cols // wide)):
+                    member = np.flatnonzero((shard[:, 0] == r) & (shard[:, 1] == c))
+                    if not len(member):
+                        continue
+                    block = np.full(
+                        (min(tall, rows - r * tall), min(wide, cols - c * wide), dim),
+                        np.nan,
+                        journal.dtype,
+                    )
+                    good = member[journal.ok[member]]
+                    at = grid.cell[good] - np.array([r * tall, c * wide], np.int32)
+                    block[at[:, 0], at[:, 1]] = vectors[good]
+                    values[
+                        r * tall : r * tall + block.shape[0], c * wide : c * wide + block.shape[1]
+                    ] = block
+            valid = np.zeros((rows, cols), np.uint8)
+            good_cells = grid.cell[journal.ok]
+            valid[good_cells[:, 0], good_cells[:, 1]] = 1
+            _put_array(group, "valid", valid, ("row", "col"))
+        del vectors
+        self._publish(unit, key, parent)
+        journal.close()
+        self.discard_journal(journal)
+
+    def discard_journal(self, journal: Journal) -> None:
+        """Delete a journal, and the work folders that it leaves empty."""
+        shutil.rmtree(journal.folder, ignore_errors=True)
+        for folder in (journal.folder.parent, self._work):
+            try:
+                folder.rmdir()
+            except OSError:
+                break  # another journal of this slide is still there
+
+    @contextmanager
+    def _building(self, unit: str, attributes: dict[str, Any]) -> Iterator[zarr.Group]:
+        folder = _fresh(self._work / "building")
+        with output_errors(folder):
+            yield zarr.create_group(LocalStore(folder), attributes={NAMESPACE: attributes})
+
+    def _publish(self, unit: str, key: str, parent: str, skip: tuple[str, ...] = ()) -> None:
+        ready = self._work / "building"
+        self.forget(unit)
+        with output_errors(self.path / unit):
+            files = files_digest(ready, skip)
+            publish_folder(ready, self.path / unit)
+            self._note(unit, Unit(key, parent, files))
+            if self._work.exists() and not any(self._work.iterdir()):
+                os.rmdir(self._work)
+
+    def forget(self, unit: str) -> None:
+        """Take a part off the list of finished ones, as is done before its files change."""
+        if unit in self.manifest.units:
+            left = {name: u for name, u in self.manifest.units.items() if name != unit}
+            self.manifest = replace(self.manifest, units=left)
+            self.manifest.write()
+
+    def _note(self, name: str, unit: Unit) -> None:
+        self.manifest = replace(self.manifest, units={**self.manifest.units, name: unit})
+        self.manifest.write()
+
+
+def _put_array(group: zarr.Group, name: str, content: np.ndarray[Any, Any], axes: tuple[str, ...]) -> None:
+    """A small array, as one compressed chunk."""
+    array = group.create_array(
+        name,
+        shape=content.shape,
+        chunks=tuple(max(1, n) for n in content.shape),
+        dtype=content.dtype,
+        compressors=[ZstdCodec(level=3, checksum=True)],
+        dimension_names=axes,
+        config={"write_empty_chunks": True},
+    )
+    if content.size:
+        array[...] = content

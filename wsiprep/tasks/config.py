@@ -1,0 +1,140 @@
+"""Settings of the commands, composed of the stages' sections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from wsiprep.core.config import Settings, flag
+from wsiprep.encoders.config import EncoderConfig
+from wsiprep.grid.config import GridConfig
+from wsiprep.slide.config import SlideConfig
+from wsiprep.tissue.config import TissueConfig
+
+__all__ = [
+    "CoordsConfig",
+    "EmbedConfig",
+    "GridChoice",
+    "InspectConfig",
+    "InputConfig",
+    "PrepareConfig",
+    "RunConfig",
+    "SegmentConfig",
+]
+
+
+class InputConfig(Settings):
+    """Which slides."""
+
+    panel: ClassVar[str] = "Slides"
+
+    slides: tuple[str, ...] = Field(
+        default=(), json_schema_extra=flag(argument=True, metavar="SLIDES...")
+    )
+    """Slide files, DICOM folders, folders of slides, or globs."""
+    manifest: Path | None = None
+    """CSV with one slide a row: path, and optionally slide_id, mpp, mask, and columns named as
+    the settings of tissue detection."""
+    recursive: bool = False
+    """Look for slides in sub-folders too."""
+    ext: tuple[str, ...] = ()
+    """Only files with this extension, e.g. svs; may be repeated."""
+
+
+class RunConfig(Settings):
+    """Where results go, and how the work is done. Nothing here changes a result."""
+
+    panel: ClassVar[str] = "Run"
+
+    output: Path = Field(json_schema_extra=flag("-o"))
+    """Folder for results; made when absent. An earlier run in it is resumed."""
+    batch_size: int = Field(default=32, ge=1)
+    """Patches encoded at a time; halved by itself when memory runs out."""
+    workers: int | None = Field(default=None, ge=1, le=256)
+    """Reading threads; by default the cores this job was given, at most 16."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto takes the first of cuda, mps, cpu that is there."""
+    overwrite: bool = False
+    """Do it again although it is there, and replace what was made with other settings."""
+    fail_fast: bool = False
+    """Stop at the first slide that fails; without it every slide is attempted."""
+    overlay: bool = True
+    """Draw an overlay picture for every slide."""
+    dry_run: bool = False
+    """Count patches and estimate time and disk; write nothing."""
+    json_: bool = Field(default=False, json_schema_extra=flag("--json"))
+    """Print the report as JSON on stdout."""
+
+
+class GridChoice(Settings):
+    """Which of a slide's grids."""
+
+    panel: ClassVar[str] = "Patches"
+
+    grid: str | None = None
+    """Grid to encode, as `wsiprep inspect` lists them; by default the only one."""
+
+
+class SegmentConfig(Settings):
+    """Settings of `wsiprep segment`."""
+
+    inputs: InputConfig
+    slide: SlideConfig
+    tissue: TissueConfig
+    run: RunConfig
+
+
+class CoordsConfig(Settings):
+    """Settings of `wsiprep coords`."""
+
+    inputs: InputConfig
+    slide: SlideConfig
+    patches: GridConfig
+    run: RunConfig
+
+
+class EmbedConfig(Settings):
+    """Settings of `wsiprep embed`."""
+
+    inputs: InputConfig
+    slide: SlideConfig
+    choice: GridChoice
+    encoding: EncoderConfig
+    run: RunConfig
+
+
+class PrepareConfig(Settings):
+    """Settings of `wsiprep run`: all stages."""
+
+    inputs: InputConfig
+    slide: SlideConfig
+    tissue: TissueConfig
+    patches: GridConfig
+    encoding: EncoderConfig
+    run: RunConfig
+
+
+class InspectTarget(Settings):
+    """What to look at."""
+
+    panel: ClassVar[str] = "Report"
+
+    path: tuple[str, ...] = Field(
+        default=(), json_schema_extra=flag(argument=True, metavar="SLIDE|STORE...")
+    )
+    """Slides, or stores ending in .zarr."""
+    json_: bool = Field(default=False, json_schema_extra=flag("--json"))
+    """Print as JSON on stdout."""
+
+
+class InspectConfig(Settings):
+    """Settings of `wsiprep inspect`."""
+
+    what: InspectTarget
+    slide: SlideConfig
+    patches: GridConfig
+
+
+AnyConfig = SegmentConfig | CoordsConfig | EmbedConfig | PrepareConfig

@@ -1,0 +1,37 @@
+"""The whole pipeline on a synthetic slide, or on a slide of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wsiprep.core.config import build
+from wsiprep.core.report import Event, OnEvent, RunReport
+from wsiprep.tasks.config import PrepareConfig
+from wsiprep.tasks.prepare import prepare
+
+__all__ = ["demo"]
+
+
+def demo(
+    slide: Path | None, output: Path, on_event: OnEvent = lambda _: None
+) -> RunReport:
+    """Make a synthetic H&E slide unless one is given, and run everything on it.
+
+    Args:
+        slide: A slide, or None for the synthetic one, which is written to `output`.
+        output: Folder for results.
+        on_event: Told of progress.
+
+    Raises:
+        UsageError, EnvironmentProblem: as `prepare`.
+    """
+    if slide is None:
+        from wsiprep.synth import SyntheticSlide, write_slide
+
+        slide = output / "synthetic_he.tiff"
+        if not slide.is_file():
+            on_event(Event("note", text=f"Making a synthetic H&E slide: {slide}"))
+            output.mkdir(parents=True, exist_ok=True)
+            write_slide(slide, SyntheticSlide())
+    cfg = build(PrepareConfig, ("demo", {"slides": (str(slide),), "output": output}))
+    return prepare(cfg, on_event)

@@ -1,0 +1,187 @@
+"""What a run would cost: patches, time, disk. Nothing is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from wsiprep.core.contracts import Encoder, Slide
+from wsiprep.core.errors import EnvironmentProblem, WsiprepError
+from wsiprep.core.report import Event, OnEvent
+from wsiprep.core.types import PatchGrid, Point
+from wsiprep.encoders.load import load_encoder
+from wsiprep.grid.build import make_grid
+from wsiprep.slide.open import open_slide
+from wsiprep.tasks.config import CoordsConfig, EmbedConfig, PrepareConfig, SegmentConfig
+from wsiprep.tasks.inputs import SlideRef, gather
+from wsiprep.tasks.prepare import known_mpp, slide_config
+from wsiprep.tiles.stream import read_patch
+from wsiprep.tiles.workers import default_workers
+from wsiprep.tissue.detect import detect_tissue
+from wsiprep.store.read import FeatureStore
+from wsiprep.store.write import find_store
+from wsiprep.slide.fingerprint import fingerprint
+
+__all__ = ["Estimate", "SlideEstimate", "estimate"]
+
+SAMPLE_TILES = 24
+"""Tiles of a slide that are really read, to know how fast."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlideEstimate:
+    """What one slide would cost.
+
+    Attributes:
+        slide: Slide id.
+        path: Where it is.
+        patches: Patches that would be encoded.
+        plan: Reading plan in words.
+        tissue_mm2: Tissue area.
+        seconds: Estimated time of reading and encoding.
+        bytes: Features on disk before compression.
+        error: Why it would fail; empty otherwise.
+        remedy: What to do about it.
+    """
+
+    slide: str
+    path: str
+    patches: int = 0
+    plan: str = ""
+    tissue_mm2: float = 0.0
+    seconds: float = 0.0
+    bytes: int = 0
+    error: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run would cost, slide by slide."""
+
+    slides: tuple[SlideEstimate, ...]
+    encode_tiles_per_s: float
+
+    def canonical(self) -> dict[str, Any]:
+        """Plain JSON types for `--json`."""
+        rows = [asdict(row) for row in self.slides]
+        return {
+            "dry_run": True,
+            "slides": rows,
+            "patches": sum(row.patches for row in self.slides),
+            "seconds": round(sum(row.seconds for row in self.slides), 1),
+            "bytes": sum(row.bytes for row in self.slides),
+            "encode_tiles_per_s": round(self.encode_tiles_per_s, 1),
+        }
+
+
+def estimate(
+    cfg: PrepareConfig | SegmentConfig | CoordsConfig | EmbedConfig,
+    on_event: OnEvent = lambda _: None,
+) -> Estimate:
+    """Find tissue and place patches in memory, time a few tiles, and add it up.
+
+    Tissue or grids that an earlier run stored are used where the command has no settings to
+    find them.
+
+    Raises:
+        UsageError, EnvironmentProblem: as the run itself would.
+    """
+    inputs = gather(cfg.inputs)
+    for note in inputs.notes:
+        on_event(Event("note", text=note))
+    encoding = cfg.encoding if isinstance(cfg, PrepareConfig | EmbedConfig) else None
+    encoders = [load_encoder(n, encoding, cfg.run.device) for n in encoding.encoder] if encoding else []
+    rate = 0.0
+    rows = []
+    on_event(Event("run", total=len(inputs.slides)))
+    for ref in inputs.slides:
+        on_event(Event("slide", slide=ref.id, text=str(ref.path)))
+        try:
+            own = slide_config(cfg, ref, inputs)
+            own = own.model_copy(update={"slide": known_mpp(cfg.run.output, ref, own.slide)})
+            with open_slide(ref.path, own.slide, slide_id=ref.id) as slide:
+                mm2, grid = _grid(slide, ref, own)
+                if encoders and grid is not None and len(grid) and not rate:
+                    rate = _encode_rate(encoders, slide, grid, cfg.run.batch_size)
+                rows.append(_cost(slide, ref, mm2, grid, encoders, own, rate))
+        except EnvironmentProblem:
+            raise
+        except WsiprepError as err:
+            rows.append(SlideEstimate(ref.id, str(ref.path), error=err.message, remedy=err.hint or ""))
+    return Estimate(tuple(rows), rate)
+
+
+def _grid(slide: Slide, ref: SlideRef, cfg: Any) -> tuple[float, PatchGrid | None]:
+    if isinstance(cfg, PrepareConfig | SegmentConfig):
+        tissue, _ = detect_tissue(slide, cfg.tissue)
+        mm2 = tissue.area_mm2(slide.info.mpp)
+        if isinstance(cfg, SegmentConfig):
+            return mm2, None
+        return mm2, make_grid(slide.info, tissue, cfg.patches)
+    stored = find_store(cfg.run.output, ref.id, fingerprint(ref.path))
+    if stored is None:
+        return 0.0, None
+    store = FeatureStore(stored.path)
+    tissue = store.tissue()
+    mm2 = tissue.area_mm2(slide.info.mpp)
+    if isinstance(cfg, CoordsConfig):
+        return mm2, make_grid(slide.info, tissue, cfg.patches)
+    return mm2, store.grid(cfg.choice.grid)
+
+
+def _sample(slide: Slide, grid: PatchGrid) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], float]:
+    """Evenly spread patches, and seconds to read one."""
+    index = np.linspace(0, len(grid) - 1, min(SAMPLE_TILES, len(grid))).astype(int)
+    started = time.monotonic()
+    pixels = [
+        read_patch(slide, Point(int(x), int(y)), grid.plan) for x, y in grid.origin0_px[index]
+    ]
+    return np.stack(pixels), (time.monotonic() - started) / len(index)
+
+
+def _encode_rate(encoders: Sequence[Encoder], slide: Slide, grid: PatchGrid, batch: int) -> float:
+    """Tiles per second through all encoders, after a warm-up."""
+    pixels, _ = _sample(slide, grid)
+    pixels = np.resize(pixels, (min(batch, 32), *pixels.shape[1:]))
+    for encoder in encoders:
+        encoder(pixels)
+    started = time.monotonic()
+    for encoder in encoders:
+        encoder(pixels)
+    return len(pixels) / max(time.monotonic() - started, 1e-6)
+
+
+def _cost(
+    slide: Slide,
+    ref: SlideRef,
+    mm2: float,
+    grid: PatchGrid | None,
+    encoders: Sequence[Encoder],
+    cfg: Any,
+    rate: float,
+) -> SlideEstimate:
+    if grid is None or not len(grid) or not encoders:
+        return SlideEstimate(
+            ref.id,
+            str(ref.path),
+            patches=0 if grid is None else len(grid),
+            plan="" if grid is None else grid.plan.describe(),
+            tissue_mm2=round(mm2, 3),
+        )
+    _, read_s = _sample(slide, grid)
+    per_tile = max(read_s / (cfg.run.workers or default_workers()), 1 / rate)
+    width = np.dtype(cfg.encoding.store_dtype).itemsize
+    return SlideEstimate(
+        ref.id,
+        str(ref.path),
+        patches=len(grid),
+        plan=grid.plan.describe(),
+        tissue_mm2=round(mm2, 3),
+        seconds=round(per_tile * len(grid), 2),
+        bytes=sum(len(grid) * e.spec.dim * width for e in encoders),
+    )

@@ -1,0 +1,130 @@
+"""What a slide, or a store, holds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from wsiprep.core.errors import ResolutionError
+from wsiprep.grid.config import GridConfig
+from wsiprep.grid.plan import make_plan
+from wsiprep.slide.config import SlideConfig
+from wsiprep.slide.open import open_slide
+from wsiprep.store.read import FeatureStore
+from wsiprep.store.schema import TISSUE, features_unit, grid_unit
+
+__all__ = ["inspect_slide", "inspect_store"]
+
+
+def inspect_slide(path: Path, cfg: SlideConfig, grid: GridConfig) -> dict[str, Any]:
+    """Sizes, levels, resolution with its source, and the reading plan for a resolution.
+
+    Raises:
+        SlideOpenError: no reader opens it.
+        ResolutionError: its µm/px is missing or implausible.
+    """
+    with open_slide(path, cfg) as slide:
+        info = slide.info
+        plan: dict[str, Any]
+        try:
+            chosen = make_plan(
+                info,
+                grid.mpp,
+                grid.patch_size,
+                tolerance=grid.mpp_tolerance,
+                allow_upsampling=grid.allow_upsampling,
+            )
+            plan = {**asdict(chosen), "text": chosen.describe()}
+        except ResolutionError as err:
+            plan = {"text": str(err)}
+        return {
+            "kind": "slide",
+            "id": info.id,
+            "path": info.uri,
+            "reader": info.reader,
+            "reader_reason": info.reader_reason,
+            "vendor": info.vendor,
+            "size0": [info.size0.width, info.size0.height],
+            "mpp": info.mpp,
+            "mpp_source": info.mpp_source,
+            "objective": info.objective,
+            "size_mm": [
+                round(info.size0.width * info.mpp / 1000, 3),
+                round(info.size0.height * info.mpp / 1000, 3),
+            ],
+            "levels": [
+                {
+                    "level": i,
+                    "size": [size.width, size.height],
+                    "downsample": downsample,
+                    "mpp": info.mpp * downsample,
+                }
+                for i, (size, downsample) in enumerate(
+                    zip(info.level_sizes, info.downsamples, strict=True)
+                )
+            ],
+            "bounds0": asdict(info.bounds0),
+            "fingerprint": info.fingerprint,
+            "plan": plan,
+            "notes": list(info.notes),
+        }
+
+
+def inspect_store(path: Path) -> dict[str, Any]:
+    """The slide a store belongs to, and its tissue, grids and features.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    store = FeatureStore(path)
+    info = store.slide
+    tissue: dict[str, Any] | None = None
+    if store.has_tissue:
+        values = store.attributes(TISSUE)
+        mask = store.tissue()
+        tissue = {
+            "method": values["method"],
+            "mpp": values["mpp"],
+            "shape": list(mask.mask.shape),
+            "area_mm2": round(mask.area_mm2(info.mpp), 4),
+        }
+    grids = []
+    for name in store.grids:
+        grid = store.grid(name)
+        features = []
+        for encoder in store.encoders(name):
+            values = store.attributes(features_unit(name, encoder))
+            features.append(
+                {
+                    "encoder": values["encoder"]["name"],
+                    "dim": values["encoder"]["dim"],
+                    "dtype": values["config"]["store_dtype"],
+                    "weights": values["encoder"]["weights"],
+                    "license": values["encoder"]["license"],
+                    "bad_tiles": values["bad_tiles"],
+                }
+            )
+        grids.append(
+            {
+                "grid": name,
+                "patches": len(grid),
+                "shape": list(grid.shape),
+                "plan": grid.plan.describe(),
+                "mpp": grid.plan.mpp,
+                "min_tissue": store.attributes(grid_unit(name))["config"]["min_tissue"],
+                "features": features,
+            }
+        )
+    return {
+        "kind": "store",
+        "path": str(path),
+        "id": info.id,
+        "slide": info.uri,
+        "reader": info.reader,
+        "size0": [info.size0.width, info.size0.height],
+        "mpp": info.mpp,
+        "mpp_source": info.mpp_source,
+        "tissue": tissue,
+        "grids": grids,
+    }
