@@ -19,3 +19,14 @@ def shared_data() -> Path:
     if not root.is_dir():
         pytest.skip("real data (../shared/data) is not here")
     return root
+
+
+@pytest.fixture(scope="session")
+def small_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic H&E slide of 2048 x 1536 px at 0.5 µm/px, as a tiled JPEG pyramid."""
+    from wsiprep.core.types import Size
+    from wsiprep.synth import SyntheticSlide, write_slide
+
+    path = tmp_path_factory.mktemp("slides") / "small.tiff"
+    write_slide(path, SyntheticSlide(seed=3, size=Size(2048, 1536)))
+    return path

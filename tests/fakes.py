@@ -42,9 +42,7 @@ def make_info(
 class ArraySlide:
     """A one-level slide made of an array, white outside; some level-0 boxes may be unreadable."""
 
-    def __init__(
-        self, pixels: np.ndarray, info: SlideInfo, broken: tuple[Box, ...] = ()
-    ) -> None:
+    def __init__(self, pixels: np.ndarray, info: SlideInfo, broken: tuple[Box, ...] = ()) -> None:
         self.pixels = pixels
         self.info = info
         self.broken = broken

@@ -69,9 +69,7 @@ def test_a_broken_tile_fails_or_is_masked():
     with pytest.raises(SlideReadError, match="broken"):
         list(stream_tiles(slide.reopen, grid, spans(len(grid), 16), workers=2))
     got = list(
-        stream_tiles(
-            slide.reopen, grid, spans(len(grid), 16), workers=2, on_bad_tile="mask"
-        )
+        stream_tiles(slide.reopen, grid, spans(len(grid), 16), workers=2, on_bad_tile="mask")
     )
     ok = np.concatenate([b.ok for b in got])
     assert (~ok).sum() == 1
@@ -102,9 +100,7 @@ def test_no_more_than_a_few_batches_are_held():
                 submitted += 1
                 yield span
 
-    tiles = stream_tiles(
-        slide.reopen, grid, Spans(spans(len(grid), batch)), workers=2, ahead=ahead
-    )
+    tiles = stream_tiles(slide.reopen, grid, Spans(spans(len(grid), batch)), workers=2, ahead=ahead)
     for taken, _ in enumerate(tiles, start=1):
         assert submitted <= taken + ahead
         if taken == 5:

@@ -55,8 +55,12 @@ def _print_report(report: RunReport, log: str) -> None:
     console = stderr()
     table = Table(title=None, show_edge=False, pad_edge=False, header_style="bold")
     for column, justify in (
-        ("slide", "left"), ("status", "left"), ("patches", "right"), ("mm²", "right"),
-        ("s", "right"), ("what to know", "left"),
+        ("slide", "left"),
+        ("status", "left"),
+        ("patches", "right"),
+        ("mm²", "right"),
+        ("s", "right"),
+        ("what to know", "left"),
     ):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     quiet = [row for row in report.rows if row.status != "failed"]
@@ -85,7 +89,8 @@ def _print_report(report: RunReport, log: str) -> None:
         if any(row.status == status for row in report.rows)
     ]
     console.print(
-        f"{', '.join(counts) or 'nothing done'} in {report.seconds:.1f} s; details in {escape(log)}",
+        f"{', '.join(counts) or 'nothing done'} in {report.seconds:.1f} s; "
+        f"details in {escape(log)}",
         highlight=False,
     )
     if report.interrupted:
@@ -97,8 +102,12 @@ def print_estimate(result: Any) -> None:
     console = stderr()
     table = Table(show_edge=False, pad_edge=False, header_style="bold")
     for column, justify in (
-        ("slide", "left"), ("patches", "right"), ("mm²", "right"), ("time", "right"),
-        ("features", "right"), ("plan", "left"),
+        ("slide", "left"),
+        ("patches", "right"),
+        ("mm²", "right"),
+        ("time", "right"),
+        ("features", "right"),
+        ("plan", "left"),
     ):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for row in result.slides:
@@ -108,7 +117,9 @@ def print_estimate(result: Any) -> None:
             f"{row.tissue_mm2:.2f}",
             _duration(row.seconds),
             f"{row.bytes / 1e6:.1f} MB",
-            escape(row.plan) if not row.error else f"[red]{escape(row.error)} {escape(row.remedy)}[/]",
+            escape(row.plan)
+            if not row.error
+            else f"[red]{escape(row.error)} {escape(row.remedy)}[/]",
         )
     console.print(table)
     totals = result.canonical()

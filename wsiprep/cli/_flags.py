@@ -36,9 +36,7 @@ def settings_command(model: type[T]) -> Callable[[Callable[[T], None]], Callable
                 layers.insert(0, (str(config), _read_yaml(config, model)))
             command(build(model, *layers))
 
-        parameters = [
-            _parameter(name, kind, field) for _, name, kind, field in leaves(model)
-        ]
+        parameters = [_parameter(name, kind, field) for _, name, kind, field in leaves(model)]
         parameters.append(
             inspect.Parameter(
                 "config",
@@ -146,4 +144,6 @@ def _read_yaml(path: Path, model: type[Settings]) -> dict[str, Any]:
     named = {str(key).replace("-", "_"): value for key, value in values.items()}
     if "json" in named:
         named["json_"] = named.pop("json")
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in named.items() if k not in elsewhere}
+    return {
+        k: tuple(v) if isinstance(v, list) else v for k, v in named.items() if k not in elsewhere
+    }

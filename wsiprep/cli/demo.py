@@ -15,9 +15,9 @@ def command(
         Path | None,
         typer.Argument(help="A slide of your own; without one a synthetic H&E slide is made."),
     ] = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for results.")
-    ] = Path("wsiprep-demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.")] = Path(
+        "wsiprep-demo"
+    ),
 ) -> None:
     """Run everything once, with the embedded encoder: no hub, no account, no GPU."""
     from wsiprep.cli._console import stdout
@@ -30,7 +30,9 @@ def command(
         made = [row for row in report.rows if row.status != "failed"]
         for row in made:
             for name, path in (
-                ("feature grid", row.store), ("overlay", row.overlay), ("outlines", row.geojson),
+                ("feature grid", row.store),
+                ("overlay", row.overlay),
+                ("outlines", row.geojson),
             ):
                 stdout().print(f"{name:13} {path}", highlight=False)
         return report

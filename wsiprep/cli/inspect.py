@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-
 from wsiprep.cli._flags import settings_command
 from wsiprep.tasks.config import InspectConfig
 
@@ -48,8 +47,13 @@ def _tree(facts: dict[str, Any]) -> Any:
                 twig = branch.add(f"[cyan]{name}[/]")
                 for item in value:
                     first, *_ = item
-                    if any(isinstance(v, list) and v and isinstance(v[0], dict) for v in item.values()):
-                        grow(twig.add(escape(str(item[first]))), {k: v for k, v in item.items() if k != first})
+                    if any(
+                        isinstance(v, list) and v and isinstance(v[0], dict) for v in item.values()
+                    ):
+                        grow(
+                            twig.add(escape(str(item[first]))),
+                            {k: v for k, v in item.items() if k != first},
+                        )
                     else:
                         twig.add(escape("  ".join(f"{k} {_short(v)}" for k, v in item.items())))
             else:
@@ -65,5 +69,3 @@ def _short(value: Any) -> str:
     if isinstance(value, list):
         return " x ".join(map(_short, value)) if value else "-"
     return "-" if value is None else str(value)
-
-

@@ -75,8 +75,12 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """130 interrupted, 1 some slide failed, else 0."""
-        return 130 if self.interrupted else (1 if self.failed else 0)
+        """130 interrupted, 70 a bug was met, 1 some slide failed, else 0."""
+        if self.interrupted:
+            return 130
+        if any(row.stage == "bug" for row in self.failed):
+            return 70
+        return 1 if self.failed else 0
 
     def canonical(self) -> dict[str, Any]:
         """Plain JSON types for `--json`."""

@@ -244,7 +244,11 @@ class PatchGrid:
 
     def __post_init__(self) -> None:
         n = len(self.cell)
-        if self.cell.shape != (n, 2) or self.origin0_px.shape != (n, 2) or self.tissue.shape != (n,):
+        if (
+            self.cell.shape != (n, 2)
+            or self.origin0_px.shape != (n, 2)
+            or self.tissue.shape != (n,)
+        ):
             raise ValueError("cell, origin0_px and tissue must be (N, 2), (N, 2) and (N,)")
 
     def __len__(self) -> int:
@@ -318,5 +322,3 @@ class EncoderSpec:
     def canonical(self) -> dict[str, Any]:
         """Plain JSON types, as stored in attributes."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-

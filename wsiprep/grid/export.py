@@ -14,9 +14,7 @@ from wsiprep.grid.config import MPP_AT_1X
 __all__ = ["coords_csv", "coords_h5", "export_coords"]
 
 
-def export_coords(
-    kind: Literal["csv", "h5"], info: SlideInfo, grid: PatchGrid
-) -> bytes:
+def export_coords(kind: Literal["csv", "h5"], info: SlideInfo, grid: PatchGrid) -> bytes:
     """File content of a coordinates export."""
     return coords_csv(grid) if kind == "csv" else coords_h5(info, grid)
 

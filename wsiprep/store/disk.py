@@ -74,29 +74,41 @@ def sync_tree(root: Path) -> None:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that readers see the old content or the new, never a part.
 
+    The new content is written beside it as `.<name>.tmp`, synced, and renamed. The name is
+    always the same, so that what a kill leaves behind is taken up by the next write.
+
     Raises:
         OutputError: it cannot be written.
     """
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        beside = path.with_name(f".{path.name[:200]}.tmp")
+        with _alone(beside, fcntl.LOCK_EX) as handle:
+            try:
+                os.ftruncate(handle, 0)
+                with os.fdopen(handle, "wb", closefd=False) as file:
+                    file.write(content)
+                os.fsync(handle)
+                os.replace(beside, path)
+            except OSError:
+                beside.unlink(missing_ok=True)
+                raise
         sync_folder(path.parent)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+@contextmanager
+def _alone(path: Path, how: int) -> Iterator[int]:
+    """Hold a locked handle of the file that is at `path` now; made when absent."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, how)
+            # The holder before us may have renamed or removed the file while we waited.
+            if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:
+                yield handle
+                return
+        finally:
+            os.close(handle)
 
 
 def publish_folder(ready: Path, final: Path) -> None:
@@ -149,25 +161,16 @@ def lock(path: Path, slide: str) -> Iterator[None]:
     """
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with output_errors(path):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as err:
-            os.close(handle)
-            raise StoreBusyError(
-                "another process is writing this slide.",
-                slide=slide,
-                stage="store",
-                hint="Wait for it, then run the same command again.",
-            ) from err
-        # The holder before us may have removed the file between our open and our lock.
-        if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:
-            break
-        os.close(handle)
     try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
+        with _alone(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+    except BlockingIOError as err:
+        raise StoreBusyError(
+            "another process is writing this slide.",
+            slide=slide,
+            stage="store",
+            hint="Wait for it, then run the same command again.",
+        ) from err

@@ -1,4 +1,4 @@
-"""Features on their way into the store: kept row by row, so that a kill loses only what was in flight.
+"""Features on their way into the store, kept so that a kill loses only what was in flight.
 
 `rows.bin` is an (N, D) array in the dtype of the store; `log.jsonl` holds a header with the key
 of the features, then one line for each span of rows that is safely in `rows.bin`, with a CRC of
@@ -68,9 +68,7 @@ class Journal:
         """Bytes of a row."""
         return self.shape[1] * self.dtype.itemsize
 
-    def append(
-        self, start: int, vectors: NDArray[np.floating[Any]], ok: NDArray[np.bool_]
-    ) -> None:
+    def append(self, start: int, vectors: NDArray[np.floating[Any]], ok: NDArray[np.bool_]) -> None:
         """Add rows [start, start + B).
 
         Args:
@@ -82,7 +80,11 @@ class Journal:
             OutputError: no space left, or another fault of the disk.
         """
         stop = start + len(vectors)
-        if vectors.shape[1:] != self.shape[1:] or vectors.dtype != self.dtype or stop > len(self.ok):
+        if (
+            vectors.shape[1:] != self.shape[1:]
+            or vectors.dtype != self.dtype
+            or stop > len(self.ok)
+        ):
             raise ValueError(f"rows {vectors.shape} {vectors.dtype} do not fit {self.header}")
         content = np.ascontiguousarray(vectors).tobytes()
         line = {
@@ -181,5 +183,7 @@ def missing_spans(done: Sequence[NDArray[np.bool_]], batch: int) -> list[tuple[i
     for first in range(0, len(lacking), batch):
         part = lacking[first : first + batch].astype(np.int8)
         edges = np.flatnonzero(np.diff(part, prepend=0, append=0))
-        spans += [(first + int(a), first + int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+        spans += [
+            (first + int(a), first + int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)
+        ]
     return spans

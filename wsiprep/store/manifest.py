@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from wsiprep.core.errors import StoreCorruptError, StoreMismatchError
 from wsiprep.core.types import SlideInfo

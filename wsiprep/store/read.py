@@ -115,8 +115,8 @@ class FeatureStore:
             StoreCorruptError: files of it are missing.
         """
         self._check(unit)
-        values: dict[str, Any] = self._group(unit).attrs.asdict()[NAMESPACE]
-        return values
+        values: Any = self._group(unit).attrs.asdict()[NAMESPACE]
+        return dict(values)
 
     def tissue(self) -> TissueMask:
         """The tissue mask.
@@ -195,7 +195,10 @@ class FeatureStore:
             return names[0]
         if not names:
             raise MissingStageError(
-                f"there is no {what} yet.", slide=self.slide.id, stage="store", hint=f"Run {command}."
+                f"there is no {what} yet.",
+                slide=self.slide.id,
+                stage="store",
+                hint=f"Run {command}.",
             )
         raise MissingStageError(
             f"there is more than one {what}; name it.",
@@ -205,11 +208,14 @@ class FeatureStore:
         )
 
     def _check(self, unit: str) -> None:
-        """Refuse a part that is not finished, or whose files are gone: Zarr would give fill values."""
+        """Refuse a part that is not finished or lacks files: Zarr would give fill values."""
         entry = self._manifest.units.get(unit)
         if entry is None:
             raise MissingStageError(
-                f"'{unit}' is not there.", slide=self.slide.id, stage="store", hint="Run that stage."
+                f"'{unit}' is not there.",
+                slide=self.slide.id,
+                stage="store",
+                hint="Run that stage.",
             )
         for relative, (size, _) in entry.files.items():
             file = self.path / unit / relative
@@ -263,7 +269,7 @@ class FeatureArray:
 
     @property
     def valid(self) -> NDArray[np.bool_]:
-        """bool (rows, cols): cells that hold a vector."""
+        """Bool (rows, cols): cells that hold a vector."""
         return self._valid
 
     def __len__(self) -> int:
@@ -298,9 +304,7 @@ class FeatureArray:
                 stage="store",
                 hint="`wsiprep verify` says what to run again.",
             )
-        return FeatureRows(
-            vectors, cell, self.grid.origin0_px[every], self.grid.tissue[every]
-        )
+        return FeatureRows(vectors, cell, self.grid.origin0_px[every], self.grid.tissue[every])
 
     def window(self, row: int, col: int, height: int = 16, width: int = 16) -> FeatureWindow:
         """Vectors of a rectangle of cells; what lies beyond the lattice is not valid.
@@ -358,5 +362,3 @@ def _damage(path: Path, read: Any) -> NDArray[Any]:
             hint="`wsiprep verify` says what to run again.",
         ) from err
     return content
-
-

@@ -161,7 +161,10 @@ def _fresh(folder: Path) -> Path:
 
 def _write_group(folder: Path, attributes: dict[str, Any]) -> None:
     values = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-    write_whole(folder / "zarr.json", json.dumps(values, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+    write_whole(
+        folder / "zarr.json",
+        json.dumps(values, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace"),
+    )
 
 
 class SlideStore:
@@ -190,9 +193,7 @@ class SlideStore:
                 return None
         return unit
 
-    def put_tissue(
-        self, tissue: TissueMask, key: str, config: dict[str, Any]
-    ) -> None:
+    def put_tissue(self, tissue: TissueMask, key: str, config: dict[str, Any]) -> None:
         """Publish the tissue mask.
 
         Args:
@@ -241,7 +242,9 @@ class SlideStore:
             self.forget(other)
         self._publish(unit, key, parent, skip=("features",))
 
-    def journal(self, grid: str, encoder: str, key: str, rows: int, dim: int, dtype: str) -> Journal:
+    def journal(
+        self, grid: str, encoder: str, key: str, rows: int, dim: int, dtype: str
+    ) -> Journal:
         """The journal of an encoder's features, resumed if it has the same key.
 
         Raises:
@@ -281,7 +284,9 @@ class SlideStore:
             raise ValueError("a journal that lacks rows cannot be published")
         unit = features_unit(grid_name, spec.name)
         rows, cols = grid.shape
-        tall, wide = (min(SHARD_CELLS, -(-n // CHUNK_FEATURES) * CHUNK_FEATURES) for n in grid.shape)
+        tall, wide = (
+            min(SHARD_CELLS, -(-n // CHUNK_FEATURES) * CHUNK_FEATURES) for n in grid.shape
+        )
         attributes = {
             "encoder": spec.canonical(),
             "mpp": grid.plan.mpp,
@@ -369,7 +374,9 @@ class SlideStore:
         self.manifest.write()
 
 
-def _put_array(group: zarr.Group, name: str, content: np.ndarray[Any, Any], axes: tuple[str, ...]) -> None:
+def _put_array(
+    group: zarr.Group, name: str, content: np.ndarray[Any, Any], axes: tuple[str, ...]
+) -> None:
     """A small array, as one compressed chunk."""
     array = group.create_array(
         name,

@@ -12,9 +12,7 @@ from wsiprep.tasks.prepare import prepare
 __all__ = ["demo"]
 
 
-def demo(
-    slide: Path | None, output: Path, on_event: OnEvent = lambda _: None
-) -> RunReport:
+def demo(slide: Path | None, output: Path, on_event: OnEvent = lambda _: None) -> RunReport:
     """Make a synthetic H&E slide unless one is given, and run everything on it.
 
     Args:

@@ -134,7 +134,9 @@ def _lite0() -> Check:
     from wsiprep.encoders import EncoderConfig, load_encoder
 
     encoder = load_encoder("lite0", EncoderConfig(), "cpu")
-    return Check("embedded encoder", "ok", f"lite0 loads, weights {encoder.spec.weights_sha256[:12]}")
+    return Check(
+        "embedded encoder", "ok", f"lite0 loads, weights {encoder.spec.weights_sha256[:12]}"
+    )
 
 
 def _hub() -> Check:
@@ -143,8 +145,12 @@ def _hub() -> Check:
     home = os.environ.get("HF_HOME", "~/.cache/huggingface")
     detail = f"cache {home}, token {'in ' + token if token else 'not set'}"
     if offline.lower() in {"1", "true", "yes", "on"}:
-        return Check("model hub", "warn", f"offline by HF_HUB_OFFLINE; {detail}",
-                     "only cached models, local --weights and lite0 can be used")
+        return Check(
+            "model hub",
+            "warn",
+            f"offline by HF_HUB_OFFLINE; {detail}",
+            "only cached models, local --weights and lite0 can be used",
+        )
     return Check("model hub", "ok", detail)
 
 
@@ -163,5 +169,9 @@ def _disk(folder: Path) -> Check:
     stat = os.statvfs(there)
     free = stat.f_bavail * stat.f_frsize
     low = free < 10 * 2**30
-    return Check(name, "warn" if low else "ok", f"writable, {free / 2**30:.1f} GiB free",
-                 "features of 1,000 slides take some tens of GiB" if low else "")
+    return Check(
+        name,
+        "warn" if low else "ok",
+        f"writable, {free / 2**30:.1f} GiB free",
+        "features of 1,000 slides take some tens of GiB" if low else "",
+    )

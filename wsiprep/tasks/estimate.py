@@ -15,16 +15,16 @@ from wsiprep.core.report import Event, OnEvent
 from wsiprep.core.types import PatchGrid, Point
 from wsiprep.encoders.load import load_encoder
 from wsiprep.grid.build import make_grid
+from wsiprep.slide.fingerprint import fingerprint
 from wsiprep.slide.open import open_slide
+from wsiprep.store.read import FeatureStore
+from wsiprep.store.write import find_store
 from wsiprep.tasks.config import CoordsConfig, EmbedConfig, PrepareConfig, SegmentConfig
 from wsiprep.tasks.inputs import SlideRef, gather
 from wsiprep.tasks.prepare import known_mpp, slide_config
 from wsiprep.tiles.stream import read_patch
 from wsiprep.tiles.workers import default_workers
 from wsiprep.tissue.detect import detect_tissue
-from wsiprep.store.read import FeatureStore
-from wsiprep.store.write import find_store
-from wsiprep.slide.fingerprint import fingerprint
 
 __all__ = ["Estimate", "SlideEstimate", "estimate"]
 
@@ -95,7 +95,9 @@ def estimate(
     for note in inputs.notes:
         on_event(Event("note", text=note))
     encoding = cfg.encoding if isinstance(cfg, PrepareConfig | EmbedConfig) else None
-    encoders = [load_encoder(n, encoding, cfg.run.device) for n in encoding.encoder] if encoding else []
+    encoders = (
+        [load_encoder(n, encoding, cfg.run.device) for n in encoding.encoder] if encoding else []
+    )
     rate = 0.0
     rows = []
     on_event(Event("run", total=len(inputs.slides)))
@@ -112,7 +114,9 @@ def estimate(
         except EnvironmentProblem:
             raise
         except WsiprepError as err:
-            rows.append(SlideEstimate(ref.id, str(ref.path), error=err.message, remedy=err.hint or ""))
+            rows.append(
+                SlideEstimate(ref.id, str(ref.path), error=err.message, remedy=err.hint or "")
+            )
     return Estimate(tuple(rows), rate)
 
 

@@ -148,9 +148,7 @@ def _unique(paths: Iterable[Path]) -> list[Path]:
     return list(seen.values())
 
 
-def _read_manifest(
-    manifest: Path, paths: list[Path] | None, notes: list[str]
-) -> list[SlideRef]:
+def _read_manifest(manifest: Path, paths: list[Path] | None, notes: list[str]) -> list[SlideRef]:
     """Rows as slides; with `paths`, rows without a path are looked up there by name or stem."""
     rows, columns = _rows(manifest)
     if "path" not in columns.values() and paths is None:
@@ -252,5 +250,3 @@ def _checked_id(text: str, where: str) -> str:
             f"at most {MAX_ID_BYTES} bytes.",
         )
     return text
-
-

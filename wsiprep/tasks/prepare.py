@@ -57,6 +57,10 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
     """
     inputs = gather(cfg.inputs)
     configs = [slide_config(cfg, ref, inputs) for ref in inputs.slides]
+    encoding = getattr(cfg, "encoding", None)
+    encoders = (
+        [load_encoder(n, encoding, cfg.run.device) for n in encoding.encoder] if encoding else []
+    )
     for note in inputs.notes:
         on_event(Event("note", text=note))
     out = cfg.run.output
@@ -65,8 +69,6 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
     log = RunLog(out / "run.jsonl")
     log.write(_header(cfg, inputs))
     write_whole(out / "config.yaml", _config_yaml(cfg).encode())
-    encoding = getattr(cfg, "encoding", None)
-    encoders = [load_encoder(n, encoding, cfg.run.device) for n in encoding.encoder] if encoding else []
     report = RunReport()
     started = time.monotonic()
     on_event(Event("run", total=len(inputs.slides)))
@@ -107,9 +109,7 @@ def prepare_slide(
     out = cfg.run.output
     with (
         open_slide(ref.path, known_mpp(out, ref, cfg.slide), slide_id=ref.id) as slide,
-        claim_store(
-            out, slide.info, fixed_id=ref.fixed_id, overwrite=cfg.run.overwrite
-        ) as store,
+        claim_store(out, slide.info, fixed_id=ref.fixed_id, overwrite=cfg.run.overwrite) as store,
     ):
         row = SlideOutcome(store.name, str(ref.path), "ok", store=str(store.path))
         before = set(store.manifest.units)
@@ -198,8 +198,12 @@ def _named(
     if tissue.empty:
         return replace(row, status="empty", reason="no tissue was found" + again)
     if grid is not None and not len(grid):
-        return replace(row, status="empty", reason="no patch has enough tissue" + again,
-                       remedy="lower --min-tissue or --patch-size")
+        return replace(
+            row,
+            status="empty",
+            reason="no patch has enough tissue" + again,
+            remedy="lower --min-tissue or --patch-size",
+        )
     if unchanged and not row.encoded:
         return replace(row, status="skipped", reason="all of it was there already")
     return row
@@ -237,12 +241,18 @@ def _attempt(
     except Exception as err:  # noqa: BLE001 - a bug met on one slide must not cost the others
         trace = traceback.format_exc()
         row = SlideOutcome(
-            ref.id, str(ref.path), "failed", stage="bug", error=type(err).__name__,
+            ref.id,
+            str(ref.path),
+            "failed",
+            stage="bug",
+            error=type(err).__name__,
             reason=str(err) or type(err).__name__,
             remedy="this is a bug in wsiprep; please report it with the traceback in run.jsonl",
         )
     row = replace(row, seconds=round(time.monotonic() - started, 3))
-    log.write({"event": "slide", "time": _now(), **asdict(row), **({"traceback": trace} if trace else {})})
+    log.write(
+        {"event": "slide", "time": _now(), **asdict(row), **({"traceback": trace} if trace else {})}
+    )
     return row
 
 
@@ -270,12 +280,17 @@ def slide_config(cfg: AnyConfig, ref: SlideRef, inputs: Inputs) -> AnyConfig:
         UsageError: a cell of the manifest is no value of its setting, or one mask was given for
             several slides.
     """
-    if getattr(cfg, "tissue", None) is not None and cfg.tissue.mask and len(inputs.slides) > 1:
+    tissue = getattr(cfg, "tissue", None)
+    if tissue is not None and tissue.mask and len(inputs.slides) > 1:
         raise UsageError(
             f"--mask is for a single slide, but there are {len(inputs.slides)}.",
             hint="Name each slide's mask in the manifest column `mask`.",
         )
-    known = {n for section in type(cfg).model_fields for n in getattr(cfg, section).__class__.model_fields}
+    known = {
+        n
+        for section in type(cfg).model_fields
+        for n in getattr(cfg, section).__class__.model_fields
+    }
     values = {name: value for name, value in ref.overrides.items() if name in known}
     return override(cfg, values, f"manifest row of '{ref.id}'") if values else cfg
 
@@ -292,7 +307,9 @@ def _header(cfg: AnyConfig, inputs: Inputs) -> dict[str, Any]:
 
 
 def _footer(report: RunReport, slides: int) -> dict[str, Any]:
-    count = {s: sum(r.status == s for r in report.rows) for s in ("ok", "empty", "skipped", "failed")}
+    count = {
+        s: sum(r.status == s for r in report.rows) for s in ("ok", "empty", "skipped", "failed")
+    }
     return {
         "event": "end",
         "time": _now(),
@@ -310,8 +327,11 @@ def _config_yaml(cfg: AnyConfig) -> str:
         section = getattr(cfg, name)
         if name == "inputs":
             continue
-        values = {k.rstrip("_"): v for k, v in section.model_dump(mode="json").items()
-                  if v is not None and k not in {"dry_run", "json_", "overwrite"}}
+        values = {
+            k.rstrip("_"): v
+            for k, v in section.model_dump(mode="json").items()
+            if v is not None and k not in {"dry_run", "json_", "overwrite"}
+        }
         parts.append(f"\n# {section.panel}\n")
         parts.append(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     return "".join(parts)
@@ -326,5 +346,3 @@ def _tidy(out: Path) -> None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-

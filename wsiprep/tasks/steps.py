@@ -32,7 +32,16 @@ from wsiprep.tissue.detect import detect_tissue, tissue_key
 from wsiprep.tissue.geojson import tissue_geojson
 from wsiprep.views.overlay import encode_jpeg, tissue_overlay
 
-__all__ = ["Context", "Encoded", "draw", "embed", "features_key", "place", "segment", "write_outlines"]
+__all__ = [
+    "Context",
+    "Encoded",
+    "draw",
+    "embed",
+    "features_key",
+    "place",
+    "segment",
+    "write_outlines",
+]
 
 FEATURES_VERSION = 1
 """Raised when the same settings would give other features."""
@@ -166,10 +175,18 @@ def embed(
                 raise _mismatch(
                     slide.info,
                     f"features of '{encoder.spec.name}'",
-                    {**stored["encoder"], **stored["config"], "grid": stored["parent"],
-                     "reader": stored["reader"]},
-                    {**encoder.spec.canonical(), **config, "grid": parent,
-                     "reader": slide.info.reader},
+                    {
+                        **stored["encoder"],
+                        **stored["config"],
+                        "grid": stored["parent"],
+                        "reader": stored["reader"],
+                    },
+                    {
+                        **encoder.spec.canonical(),
+                        **config,
+                        "grid": parent,
+                        "reader": slide.info.reader,
+                    },
                 )
             bad_tiles = max(bad_tiles, stored["bad_tiles"])
             continue
@@ -314,7 +331,9 @@ def draw(
     if made_now or not path.is_file():
         if thumbnail is None:
             thumbnail = slide.thumbnail(max(tissue.mpp, 1.0))
-        picture = tissue_overlay(thumbnail, tissue, grid, title=store.name, slide_mpp=slide.info.mpp)
+        picture = tissue_overlay(
+            thumbnail, tissue, grid, slide_id=store.name, slide_mpp=slide.info.mpp
+        )
         write_whole(path, encode_jpeg(picture))
     return path
 

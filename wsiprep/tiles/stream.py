@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
 
@@ -49,7 +49,7 @@ def stream_tiles(
     workers: int,
     on_bad_tile: Literal["fail", "mask"] = "fail",
     ahead: int = 3,
-) -> Iterator[TileBatch]:
+) -> Generator[TileBatch]:
     """Yield the pixels of spans of grid rows, in the order of the spans.
 
     Each thread opens its own handle. At most `ahead + 1` batches are held at a time, so memory
