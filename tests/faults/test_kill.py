@@ -148,7 +148,8 @@ for name in ("rename", "replace", "fsync", "pwrite", "truncate"):
 """
 
 
-def test_a_kill_at_chosen_disk_operations(small_slide, tmp_path, undisturbed):
+@pytest.mark.parametrize("points", [5, pytest.param(60, marks=pytest.mark.slow)])
+def test_a_kill_at_chosen_disk_operations(small_slide, tmp_path, undisturbed, points):
     """Deterministic: the k-th rename, replace, fsync, pwrite or truncate is where it dies."""
     expected, _ = undisturbed
     program = KILL_AT + PROGRAM
@@ -159,8 +160,10 @@ def test_a_kill_at_chosen_disk_operations(small_slide, tmp_path, undisturbed):
     assert done.returncode == 0, done.stderr
     total = int(next(t for t in done.stdout.splitlines() if t.startswith("operations")).split()[1])
     assert total > 40
-    # A spread over the whole run; the slow test above covers what lies between.
-    for step in range(1, total + 1, max(1, total // 14)):
+    # Half of them over the whole run, half over its end, where parts are published.
+    spread = [1 + round(i * (total - 1) / (points // 2)) for i in range(points // 2)]
+    ending = [total - 3 * i for i in range(points - points // 2)]
+    for step in sorted({s for s in spread + ending if s > 0}):
         out = tmp_path / str(step)
         died = subprocess.run(
             [*args, str(out), "0", str(step)], capture_output=True, text=True, check=False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,11 +114,14 @@ def claim_store(
                 if reason is not None:
                     if not overwrite:
                         raise reason
-                    remove_tree(path, out / WORK_FOLDER)
+                    remove_tree(path, out / WORK_FOLDER / name)
                     shutil.rmtree(out / WORK_FOLDER / name, ignore_errors=True)
             if not path.is_dir():
                 _make_root(out, path, replace(info, id=name))
-            yield SlideStore(out, name, Manifest.read(path))
+            store = SlideStore(out, name, Manifest.read(path))
+            store.sweep()
+            yield store
+            store.sweep()
             return
 
 
@@ -338,13 +340,25 @@ class SlideStore:
         self.discard_journal(journal)
 
     def discard_journal(self, journal: Journal) -> None:
-        """Delete a journal, and the work folders that it leaves empty."""
+        """Delete a journal."""
         shutil.rmtree(journal.folder, ignore_errors=True)
-        for folder in (journal.folder.parent, self._work):
-            try:
+
+    def sweep(self) -> None:
+        """Remove what a killed run left: half-built parts, trash, journals of finished parts.
+
+        A journal of a part that is on the list is over: to overwrite a part takes it off first.
+        """
+        if not self._work.is_dir():
+            return
+        for left in [self._work / "building", self._work / "root", *self._work.glob(".trash-*")]:
+            shutil.rmtree(left, ignore_errors=True)
+        for unit in self.manifest.units:
+            if unit.count("/") == 3:
+                _, grid, _, encoder = unit.split("/")
+                shutil.rmtree(self._work / grid / encoder, ignore_errors=True)
+        for folder in [*self._work.iterdir(), self._work]:
+            if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-            except OSError:
-                break  # another journal of this slide is still there
 
     @contextmanager
     def _building(self, unit: str, attributes: dict[str, Any]) -> Iterator[zarr.Group]:
@@ -359,8 +373,6 @@ class SlideStore:
             files = files_digest(ready, skip)
             publish_folder(ready, self.path / unit)
             self._note(unit, Unit(key, parent, files))
-            if self._work.exists() and not any(self._work.iterdir()):
-                os.rmdir(self._work)
 
     def forget(self, unit: str) -> None:
         """Take a part off the list of finished ones, as is done before its files change."""

@@ -1,0 +1,178 @@
+"""From an open slide to its tissue mask: the door of the stage."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from wsiprep.core.config import Settings, digest
+from wsiprep.core.contracts import Slide
+from wsiprep.core.errors import ConfigError, PluginUnavailableError, SlideError, WsiprepError
+from wsiprep.core.registry import Registry
+from wsiprep.core.types import Segmentation, SlideInfo, TissueMask
+from wsiprep.tissue.clean import clean_tissue
+from wsiprep.tissue.config import TissueConfig
+from wsiprep.tissue.given import given_digest, given_tissue
+
+__all__ = ["FORMAT", "FoundTissue", "detect_tissue", "segmenters", "tissue_key"]
+
+FORMAT = 1
+"""Raised whenever cleaning or reading masks gives another answer for the same settings."""
+
+segmenters = Registry("segmenter", "wsiprep.tissue.segmenters", "wsiprep.segmenters")
+
+
+class FoundTissue(NamedTuple):
+    """Tissue of a slide, and the picture on which it was found.
+
+    Attributes:
+        mask: The tissue; `mask.empty` is a result.
+        thumbnail: uint8 (h, w, 3) RGB of the whole slide; has the shape of the mask unless the
+            user gave a mask image.
+    """
+
+    mask: TissueMask
+    thumbnail: NDArray[np.uint8]
+
+
+def detect_tissue(slide: Slide, cfg: TissueConfig) -> FoundTissue:
+    """Find the tissue of a slide, or take what the user gave.
+
+    Args:
+        slide: An open slide.
+        cfg: Settings of the stage.
+
+    Raises:
+        UnknownPluginError: no such segmenter.
+        PluginUnavailableError: the segmenter's library is missing, or it breaks its contract.
+        ConfigError: a segmenter option is unknown or wrong.
+        TissueInputError: the user's mask or GeoJSON cannot be used.
+        SlideReadError: the thumbnail cannot be read.
+    """
+    info = slide.info
+    if cfg.mask is not None:
+        given = given_tissue(cfg.mask, info, cfg.tissue_mpp)
+        return FoundTissue(given, slide.thumbnail(cfg.tissue_mpp))
+    module = segmenters.load(cfg.segmenter)
+    segmenter = _part(module, "create", cfg)(_options(module, cfg))
+    thumbnail = slide.thumbnail(cfg.tissue_mpp)
+    h, w = thumbnail.shape[:2]
+    mpp_x = info.mpp * info.size0.width / w
+    mpp_y = info.mpp * info.size0.height / h
+    mpp = float(np.sqrt(mpp_x * mpp_y))
+    try:
+        found = segmenter.segment(thumbnail, mpp)
+    except WsiprepError as err:
+        # A segmenter does not know which slide it looks at.
+        if isinstance(err, SlideError) and err.slide is None:
+            err.slide, err.stage = info.id, err.stage or "tissue"
+        raise
+    _check(found, (h, w), cfg.segmenter)
+    tissue = clean_tissue(
+        found.tissue,
+        (mpp_x, mpp_y),
+        min_area_mm2=cfg.min_tissue_area,
+        holes=cfg.holes,
+        min_hole_mm2=cfg.min_hole_area,
+        exclude=found.pen,
+    )
+    notes = found.notes
+    if not tissue.any() and found.tissue.any():
+        notes = (*notes, f"no piece of tissue reaches --min-tissue-area {cfg.min_tissue_area:g}.")
+    return FoundTissue(
+        TissueMask(tissue, found.pen, mpp, info.size0, cfg.segmenter, notes), thumbnail
+    )
+
+
+def tissue_key(info: SlideInfo, cfg: TissueConfig) -> str:
+    """sha256 (hex) of all that decides the mask of a slide.
+
+    A mask given by the user enters by its content, options of the segmenter as they are
+    understood (a default that is spelled out changes nothing), and the segmenter by its version.
+
+    Raises:
+        UnknownPluginError, PluginUnavailableError, ConfigError, TissueInputError: as
+            `detect_tissue`.
+    """
+    settings = cfg.canonical()
+    del settings["segmenter_option"]
+    segmenter: dict[str, Any] | None = None
+    if cfg.mask is not None:
+        settings["mask"] = {
+            "sha256": given_digest(cfg.mask, info.id),
+            "suffix": cfg.mask.suffix.lower(),
+        }
+    else:
+        module = segmenters.load(cfg.segmenter)
+        segmenter = {
+            "version": _part(module, "VERSION", cfg),
+            "options": _options(module, cfg).canonical(),
+        }
+    return digest(
+        {
+            "format": FORMAT,
+            "slide": info.fingerprint,
+            "slide_mpp": info.mpp,
+            "settings": settings,
+            "segmenter": segmenter,
+        }
+    )
+
+
+def _options(module: Any, cfg: TissueConfig) -> Settings:
+    """The segmenter's own settings from `--segmenter-option KEY=VALUE`."""
+    kind: type[Settings] = _part(module, "Config", cfg)
+    known = ", ".join(sorted(kind.model_fields)) or "none"
+    values: dict[str, str] = {}
+    for text in cfg.segmenter_option:
+        raw, equals, value = text.partition("=")
+        name = raw.strip().replace("-", "_")
+        if not equals or not name:
+            raise ConfigError(
+                f"--segmenter-option '{text}' is not of the form KEY=VALUE.",
+                hint=f"Options of '{cfg.segmenter}': {known}.",
+            )
+        if name not in kind.model_fields:
+            raise ConfigError(
+                f"--segmenter-option {name}: segmenter '{cfg.segmenter}' has no such option.",
+                hint=f"Options of '{cfg.segmenter}': {known}.",
+            )
+        if name in values:
+            raise ConfigError(f"--segmenter-option {name} is given twice.")
+        values[name] = value.strip()
+    try:
+        return kind.model_validate(values)
+    except ValidationError as err:
+        problems = "; ".join(
+            f"{'.'.join(str(p) for p in item['loc']) or 'options'}:"
+            f" {item['msg'].removeprefix('Value error, ')} (given: {item['input']!r})"
+            for item in err.errors()
+        )
+        raise ConfigError(
+            f"--segmenter-option {problems}.", hint=f"Options of '{cfg.segmenter}': {known}."
+        ) from err
+
+
+def _part(module: Any, name: str, cfg: TissueConfig) -> Any:
+    """What every segmenter plug-in must define."""
+    if not hasattr(module, name):
+        raise PluginUnavailableError(
+            f"segmenter '{cfg.segmenter}' defines no '{name}'.",
+            stage="tissue",
+            hint="A segmenter is a module with Config, create(cfg) and VERSION.",
+        )
+    return getattr(module, name)
+
+
+def _check(found: Segmentation, shape: tuple[int, int], name: str) -> None:
+    """Refuse masks that are not of the thumbnail's shape."""
+    for what, mask in (("tissue", found.tissue), ("pen", found.pen)):
+        if mask.shape != shape or mask.dtype != np.bool_:
+            raise PluginUnavailableError(
+                f"segmenter '{name}' returned {what} as {mask.dtype} {mask.shape} where bool"
+                f" {shape} is due.",
+                stage="tissue",
+            )

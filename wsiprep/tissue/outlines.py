@@ -1,0 +1,140 @@
+"""Polygons from GeoJSON (RFC 7946, and as QuPath exports it), in level-0 pixels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiprep.core.errors import TissueInputError
+from wsiprep.core.types import Size, SlideInfo
+
+__all__ = ["Outline", "read_outlines"]
+
+MAX_BYTES = 512 * 1024**2
+HINT = (
+    "Export annotations from QuPath as GeoJSON (Polygon or MultiPolygon, full-resolution pixels)."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """One polygon.
+
+    Attributes:
+        rings0_px: float64 (n, 2) corners (x, y) of the exterior and of holes, level-0 pixels.
+        pen: Whether the feature is classified as pen ink.
+    """
+
+    rings0_px: tuple[NDArray[np.float64], ...]
+    pen: bool = False
+
+
+def read_outlines(path: Path, info: SlideInfo) -> list[Outline]:
+    """Read all polygons of a GeoJSON file.
+
+    Takes a FeatureCollection, a list of features, a feature or a geometry. Features without a
+    geometry, and those classified `Ignore*`, are left out.
+
+    Raises:
+        TissueInputError: not GeoJSON, a point or a line, coordinates that are not finite or lie
+            farther outside the slide than its own size.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            _refuse(path, info, f"is larger than {MAX_BYTES // 1024**2} MiB")
+        data = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_no_constant)
+        found = list(_outlines(data, pen=False, size0=info.size0))
+    except OSError as err:
+        raise _error(path, info, f"cannot be read: {err.strerror}") from err
+    except RecursionError as err:
+        raise _error(path, info, "is nested too deeply") from err
+    except (UnicodeDecodeError, json.JSONDecodeError) as err:
+        raise _error(path, info, f"is not JSON: {err}") from err
+    except ValueError as err:
+        raise _error(path, info, f"cannot be used: {err}") from err
+    return found
+
+
+def _outlines(node: Any, pen: bool, size0: Size) -> Iterator[Outline]:
+    if isinstance(node, list):
+        for item in node:
+            yield from _outlines(item, pen, size0)
+        return
+    if not isinstance(node, dict) or not isinstance(node.get("type"), str):
+        raise ValueError("it is not GeoJSON (an object with a 'type')")
+    kind = node["type"]
+    if kind == "FeatureCollection":
+        yield from _outlines(_list(node, "features"), pen, size0)
+    elif kind == "Feature":
+        name = _class_name(node).lower()
+        if node.get("geometry") is not None and name != "ignore*":
+            yield from _outlines(node["geometry"], name == "pen", size0)
+    elif kind == "GeometryCollection":
+        yield from _outlines(_list(node, "geometries"), pen, size0)
+    elif kind == "Polygon":
+        yield _polygon(_list(node, "coordinates"), pen, size0)
+    elif kind == "MultiPolygon":
+        for polygon in _list(node, "coordinates"):
+            yield _polygon(polygon, pen, size0)
+    else:
+        raise ValueError(f"a {kind} has no area; only Polygon and MultiPolygon can be tissue")
+
+
+def _class_name(feature: dict[str, Any]) -> str:
+    properties = feature.get("properties")
+    classification = properties.get("classification") if isinstance(properties, dict) else None
+    name = classification.get("name") if isinstance(classification, dict) else classification
+    return name if isinstance(name, str) else ""
+
+
+def _list(node: dict[str, Any], key: str) -> list[Any]:
+    value = node.get(key)
+    if not isinstance(value, list):
+        raise ValueError(f"a {node['type']} has no list '{key}'")
+    return value
+
+
+def _polygon(rings: Any, pen: bool, size0: Size) -> Outline:
+    if not isinstance(rings, list) or not rings:
+        raise ValueError("a polygon has no rings")
+    return Outline(tuple(_ring(ring, size0) for ring in rings), pen)
+
+
+def _ring(ring: Any, size0: Size) -> NDArray[np.float64]:
+    try:
+        points = np.array([(float(p[0]), float(p[1])) for p in ring], dtype=np.float64)
+    except (TypeError, IndexError, KeyError, ValueError, OverflowError) as err:
+        raise ValueError("a ring is not a list of [x, y] pairs of numbers") from err
+    if len(points) > 1 and (points[0] == points[-1]).all():
+        points = points[:-1]
+    if len(points) < 3:
+        raise ValueError(f"a ring has {len(points)} corners instead of at least 3")
+    if not np.isfinite(points).all():
+        raise ValueError("a coordinate is not a finite number")
+    size = np.array([size0.width, size0.height])
+    far = (points < -size) | (points > 2 * size)
+    if far.any():
+        x, y = points[far.any(axis=1)][0]
+        raise ValueError(
+            f"the corner ({x:g}, {y:g}) lies far outside the slide"
+            f" ({size0.width} x {size0.height}); coordinates are level-0 pixels"
+        )
+    return points
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"a coordinate is {name}")
+
+
+def _error(path: Path, info: SlideInfo, why: str) -> TissueInputError:
+    return TissueInputError(f"GeoJSON {path} {why}.", slide=info.id, stage="tissue", hint=HINT)
+
+
+def _refuse(path: Path, info: SlideInfo, why: str) -> NoReturn:
+    raise _error(path, info, why)

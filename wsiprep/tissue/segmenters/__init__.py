@@ -1,0 +1,1 @@
+"""Built-in segmenters; the file name is the segmenter's name."""
