@@ -1,0 +1,25 @@
+"""Settings of opening a slide."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from wsiprep.core.config import Settings
+
+__all__ = ["SlideConfig"]
+
+
+class SlideConfig(Settings):
+    """How a slide is opened and how its resolution is known."""
+
+    panel: ClassVar[str] = "Slide"
+
+    reader: str = "auto"
+    """Reader: openslide, tiffslide or image; auto tries them in that order and says why."""
+    slide_mpp: float | None = Field(default=None, gt=0)
+    """µm per level-0 pixel of the slides, where the files do not say or are wrong.
+    The manifest column is `mpp` (one value a slide)."""
+    mpp_from_objective: bool = False
+    """Where a slide gives an objective power but no mpp, take 10 / power."""

@@ -1,0 +1,179 @@
+"""Which DICOM files belong to one slide: a reader of the few header fields that decide it.
+
+A DICOM slide is a series: one file for each level (or part of a level), label and overview, in
+one folder. Only the first elements are walked, with nested sequences skipped, because a sequence
+may hold the UID of another series.
+
+Source: DICOM PS3.5 (data element encoding) and PS3.10 (file meta information).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsiprep.core.errors import SlideOpenError
+
+__all__ = ["DicomHeader", "is_dicom", "read_header", "slide_instances"]
+
+WSI_STORAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+"""SOP class of VL Whole Slide Microscopy Image Storage."""
+
+_HEADER_BYTES = 1 << 20  # what is wanted lies before the long per-frame groups
+_IMPLICIT_LE = "1.2.840.10008.1.2"
+_NOT_WALKED = {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"}  # deflated; big endian
+_LONG_VR = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT",
+            b"UV"}  # fmt: skip
+_UNDEFINED = 0xFFFFFFFF
+_TRANSFER_SYNTAX, _SOP_CLASS, _SERIES = (0x0002, 0x0010), (0x0008, 0x0016), (0x0020, 0x000E)
+_PHOTOMETRIC, _WIDTH, _HEIGHT = (0x0028, 0x0004), (0x0048, 0x0006), (0x0048, 0x0007)
+_LAST = _HEIGHT
+_ITEM, _ITEM_END, _SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
+
+
+@dataclass(frozen=True, slots=True)
+class DicomHeader:
+    """What a DICOM file is part of; empty text or 0 where the file does not say.
+
+    Attributes:
+        sop_class: Kind of object.
+        series: UID of the series.
+        transfer_syntax: Encoding of the pixels.
+        photometric: PhotometricInterpretation, what the channels are said to be.
+        width: Columns of the whole level that the file is part of.
+        height: Its rows.
+    """
+
+    sop_class: str
+    series: str
+    transfer_syntax: str
+    photometric: str
+    width: int
+    height: int
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether the file has the DICOM prefix after its 128-byte preamble."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def read_header(path: Path) -> DicomHeader | None:
+    """SOP class and series of a DICOM file; None where it is not DICOM or cannot be walked.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        data = file.read(_HEADER_BYTES)
+    if data[128:132] != b"DICM":
+        return None
+    return _walk(data)
+
+
+def slide_instances(path: Path) -> tuple[Path, ...]:
+    """Files of the slide that a folder, or one of its files, stands for, sorted by name.
+
+    Args:
+        path: A folder of .dcm files, or one such file: then its series in its folder.
+
+    Returns:
+        Instances of one whole-slide series; empty where there are none.
+
+    Raises:
+        SlideOpenError: a folder holds more than one whole-slide series.
+        OSError: the folder or a file of it cannot be read.
+    """
+    folder = path if path.is_dir() else path.parent
+    series: dict[str, list[Path]] = {}
+    for file in sorted(folder.iterdir(), key=lambda p: p.name):
+        if file.name.startswith(".") or not file.is_file():
+            continue
+        if file.suffix.lower() != ".dcm" and file != path:
+            continue
+        header = read_header(file)
+        if header is not None and header.sop_class == WSI_STORAGE:
+            series.setdefault(header.series, []).append(file)
+    if path.is_dir():
+        if len(series) > 1:
+            firsts = ", ".join(files[0].name for files in series.values())
+            raise SlideOpenError(
+                f"the folder holds {len(series)} DICOM whole-slide series.",
+                slide=str(path),
+                stage="slide",
+                hint=f"Give one file of the wanted series instead: {firsts}.",
+            )
+        return tuple(*series.values())
+    return next((tuple(files) for files in series.values() if path in files), ())
+
+
+def _walk(data: bytes) -> DicomHeader | None:
+    found: dict[tuple[int, int], bytes] = {}
+    at, explicit = 132, True
+    try:
+        while True:
+            syntax = _text(found, _TRANSFER_SYNTAX)
+            if data[at : at + 2] != b"\x02\0":  # past the file meta group, which is explicit
+                if syntax in _NOT_WALKED:
+                    return None
+                explicit = syntax != _IMPLICIT_LE
+            tag, start, length = _element(data, at, explicit)
+            if tag > _LAST:
+                break
+            if length == _UNDEFINED:
+                at = _skip_sequence(data, start, explicit)
+                continue
+            if length <= 64:
+                found[tag] = data[start : start + length]
+            at = start + length
+    except (IndexError, RecursionError):  # ran off the end: cut short, or not what it claims
+        if _SERIES not in found:
+            return None
+    return DicomHeader(
+        sop_class=_text(found, _SOP_CLASS),
+        series=_text(found, _SERIES),
+        transfer_syntax=_text(found, _TRANSFER_SYNTAX),
+        photometric=_text(found, _PHOTOMETRIC),
+        width=int.from_bytes(found.get(_WIDTH, b""), "little"),
+        height=int.from_bytes(found.get(_HEIGHT, b""), "little"),
+    )
+
+
+def _text(found: dict[tuple[int, int], bytes], tag: tuple[int, int]) -> str:
+    return found.get(tag, b"").rstrip(b"\0 ").decode("ascii", "replace")
+
+
+def _element(data: bytes, at: int, explicit: bool) -> tuple[tuple[int, int], int, int]:
+    """Tag, start of the value and its length of the element at `at`."""
+    if at + 8 > len(data):
+        raise IndexError(at)
+    tag = (
+        int.from_bytes(data[at : at + 2], "little"),
+        int.from_bytes(data[at + 2 : at + 4], "little"),
+    )
+    if not explicit or tag[0] == 0xFFFE:  # items have no VR in either encoding
+        return tag, at + 8, int.from_bytes(data[at + 4 : at + 8], "little")
+    if data[at + 4 : at + 6] in _LONG_VR:
+        return tag, at + 12, int.from_bytes(data[at + 8 : at + 12], "little")
+    return tag, at + 8, int.from_bytes(data[at + 6 : at + 8], "little")
+
+
+def _skip_sequence(data: bytes, at: int, explicit: bool) -> int:
+    """Position after a sequence of undefined length whose value starts at `at`."""
+    while True:
+        tag, start, length = _element(data, at, explicit)
+        if tag == _SEQUENCE_END:
+            return start
+        at = _skip_item(data, start, explicit) if length == _UNDEFINED else start + length
+
+
+def _skip_item(data: bytes, at: int, explicit: bool) -> int:
+    """Position after an item of undefined length whose content starts at `at`."""
+    while True:
+        tag, start, length = _element(data, at, explicit)
+        if tag == _ITEM_END:
+            return start
+        at = _skip_sequence(data, start, explicit) if length == _UNDEFINED else start + length

@@ -1,0 +1,1 @@
+"""Built-in readers; the file name is the reader's name."""
