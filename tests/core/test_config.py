@@ -40,7 +40,9 @@ def test_later_layers_win():
 
 
 def test_an_unknown_name_is_refused_with_the_nearest():
-    with pytest.raises(ConfigError, match=r"run\.yaml: there is no setting 'min_tisue'.*min_tissue"):
+    with pytest.raises(
+        ConfigError, match=r"run\.yaml: there is no setting 'min_tisue'.*min_tissue"
+    ):
         build(PrepareConfig, ("run.yaml", {"min_tisue": 0.4, "output": "x"}))
 
 

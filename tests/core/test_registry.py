@@ -34,7 +34,9 @@ def test_file_names_are_plugin_names(segmenters):
 
 
 def test_an_unknown_name_offers_the_nearest(segmenters):
-    with pytest.raises(UnknownPluginError, match=r"no segmenter called 'otsuu'.*Did you mean 'otsu'"):
+    with pytest.raises(
+        UnknownPluginError, match=r"no segmenter called 'otsuu'.*Did you mean 'otsu'"
+    ):
         segmenters.load("otsuu")
 
 

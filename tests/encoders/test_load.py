@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from wsiprep.core.errors import DeviceError, UnknownPluginError
-from wsiprep.encoders import encoder_specs, families, load_encoder, parse_name, resolve_device
+from wsiprep.encoders import encoder_specs, load_encoder, parse_name, resolve_device
+from wsiprep.encoders.families import registry as families
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_specs_are_named_after_their_family_and_differ() -> None:
 
 def test_listing_imports_neither_torch_nor_timm() -> None:
     code = (
-        "import sys; from wsiprep.encoders import encoder_specs, EncoderConfig, families;"
+        "import sys; from wsiprep.encoders import encoder_specs, EncoderConfig;"
         "specs = encoder_specs(); assert len(specs) > 5;"
         "heavy = {'torch', 'timm', 'torchvision', 'safetensors', 'huggingface_hub', 'cv2'};"
         "print(sorted(heavy & set(sys.modules)))"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wsiprep.core.errors import SlideOpenError
-from wsiprep.slide import fingerprint
+from wsiprep.slide.fingerprint import fingerprint
 
 MIB = 1 << 20
 

@@ -23,8 +23,9 @@ from wsiprep.core.errors import (
     UnknownPluginError,
 )
 from wsiprep.core.types import Point, Size
-from wsiprep.slide import SlideConfig, open_slide, readers
-from wsiprep.slide.open import looks_like_slide, slide_id_of, slide_suffixes, slides_in
+from wsiprep.slide import SlideConfig, open_slide
+from wsiprep.slide.open import looks_like_slide, readers, slide_id_of, slide_suffixes
+from wsiprep.slide.search import search_folder
 
 
 class TestChoice:
@@ -285,12 +286,14 @@ class TestCatalog:
         assert not looks_like_slide(tmp_path / "absent.svs")
 
         def names(recursive: bool) -> list[str]:
-            return [str(p.relative_to(tmp_path)) for p in slides_in(tmp_path, recursive=recursive)]
+            found = search_folder(tmp_path, recursive=recursive)
+            return sorted(str(p.relative_to(tmp_path)) for p in found.slides)
 
-        flat = ["a.tiff", "b.SVS", "case", "m.mrxs", "mixed", "mixed/e.svs"]
+        flat = ["a.tiff", "b.SVS", "case", "m.mrxs", "mixed"]
         assert names(recursive=False) == flat
-        assert names(recursive=True) == [*flat, "sub/c.ndpi", "sub/dcm"]
-        assert slides_in(tmp_path / "case") == [tmp_path / "case"]
+        deep = ["case/deep/x.svs", "sub/c.ndpi", "sub/dcm"]
+        assert names(recursive=True) == sorted([*flat, "mixed/e.svs", *deep])
+        assert search_folder(tmp_path / "case").slides == (tmp_path / "case",)
 
     def test_listing_extensions_imports_no_slide_library(self) -> None:
         code = (

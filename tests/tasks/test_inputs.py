@@ -113,9 +113,7 @@ def test_manifest_without_paths_selects_from_the_slides_given(tmp_path):
     path = tmp_path / "list.csv"
     path.write_text("wsi,mpp\nb.svs,0.25\n")
     rows = gather(InputConfig(slides=(str(tmp_path / "s"),), manifest=path)).slides
-    assert [(r.path.name, r.id, r.overrides["slide_mpp"]) for r in rows] == [
-        ("b.svs", "b", "0.25")
-    ]
+    assert [(r.path.name, r.id, r.overrides["slide_mpp"]) for r in rows] == [("b.svs", "b", "0.25")]
     path.write_text("wsi\nzzz\n")
     with pytest.raises(ManifestError, match="'zzz' names 0"):
         gather(InputConfig(slides=(str(tmp_path / "s"),), manifest=path))

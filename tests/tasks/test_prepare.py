@@ -401,9 +401,7 @@ def test_one_unreadable_tile_fails_the_slide_or_is_masked(small_slide, tmp_path,
     monkeypatch.setattr(stream, "read_patch", read)
     (row,) = run(PrepareConfig, small_slide, tmp_path / "a", min_tissue=0).rows
     assert row.error == "SlideReadError"
-    (row,) = run(
-        PrepareConfig, small_slide, tmp_path / "b", min_tissue=0, on_bad_tile="mask"
-    ).rows
+    (row,) = run(PrepareConfig, small_slide, tmp_path / "b", min_tissue=0, on_bad_tile="mask").rows
     assert (row.status, row.bad_tiles) == ("ok", 1)
     features = FeatureStore(row.store).features()
     assert not features.valid[5, 7]

@@ -16,8 +16,8 @@ from wsiprep.core.errors import (
     UnknownPluginError,
 )
 from wsiprep.core.types import Segmentation
-from wsiprep.tissue import TissueConfig, detect_tissue, segmenters
-from wsiprep.tissue.detect import tissue_key
+from wsiprep.tissue import TissueConfig, detect_tissue
+from wsiprep.tissue.detect import segmenters, tissue_key
 
 
 @pytest.fixture(scope="module")

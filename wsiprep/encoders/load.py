@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, cast
 from wsiprep.core.contracts import Encoder
 from wsiprep.core.errors import DeviceError, UnknownPluginError
 from wsiprep.core.types import EncoderSpec
-from wsiprep.encoders import families
 from wsiprep.encoders.config import EncoderConfig
+from wsiprep.encoders.families import registry as families
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["encoder_specs", "load_encoder", "parse_name", "resolve_device"]
+__all__ = ["encoder_specs", "families", "load_encoder", "parse_name", "resolve_device"]
 
 
 def parse_name(name: str) -> tuple[str, str | None]:

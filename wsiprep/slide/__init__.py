@@ -2,16 +2,15 @@
 
 from wsiprep.core.lazy import lazy_names
 
+# Not here, where the names are those of modules: `slide.open.readers`, `slide.fingerprint`.
 __getattr__, __all__ = lazy_names(
     __name__,
     {
         "SlideConfig": "config",
-        "open_slide": "open",
-        "readers": "catalog",
-        "fingerprint": "fingerprint",
         "looks_like_slide": "catalog",
+        "open_slide": "open",
+        "search_folder": "search",
         "slide_id_of": "catalog",
         "slide_suffixes": "catalog",
-        "slides_in": "catalog",
     },
 )

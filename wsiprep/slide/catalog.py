@@ -8,12 +8,9 @@ from functools import cache
 from pathlib import Path
 
 from wsiprep.core.errors import PluginUnavailableError, SlideOpenError
-from wsiprep.core.registry import Registry
+from wsiprep.slide.readers import registry as readers
 
-__all__ = ["looks_like_slide", "readers", "slide_id_of", "slide_suffixes", "slides_in"]
-
-readers = Registry("reader", "wsiprep.slide.readers", "wsiprep.readers")
-"""Readers by name; a module defines `EXTENSIONS` and `create`, see `readers/_base.py`."""
+__all__ = ["looks_like_slide", "readers", "slide_id_of", "slide_suffixes"]
 
 _DICOM = ".dcm"
 
@@ -47,44 +44,6 @@ def looks_like_slide(path: str | os.PathLike[str]) -> bool:
     return path.suffix.lower() in slide_suffixes() and path.is_file()
 
 
-def slides_in(folder: str | os.PathLike[str], *, recursive: bool = False) -> list[Path]:
-    """Slides of a folder, sorted by path.
-
-    A folder of .dcm files is one slide, listed as the folder, `folder` itself included. Neither
-    it nor the data folder of a .mrxs file is searched for others. Links to folders are followed,
-    each real folder once.
-
-    Args:
-        folder: Where to look.
-        recursive: Look in sub-folders too; DICOM folders directly inside count in any case.
-
-    Raises:
-        SlideOpenError: a folder cannot be listed.
-    """
-    found: list[Path] = []
-    seen: set[str] = set()
-    todo = [Path(folder)]
-    while todo:
-        here = todo.pop()
-        real = os.path.realpath(here)
-        if real in seen:
-            continue
-        seen.add(real)
-        if _holds_dicom(here):
-            found.append(here)
-            found += [p for p in _entries(here) if p.suffix.lower() != _DICOM and _is_file(p)]
-            continue
-        entries = _entries(here)
-        found += [p for p in entries if _is_file(p)]
-        mirax = {p.stem for p in entries if p.suffix.lower() == ".mrxs"}
-        for sub in entries:
-            if not sub.is_dir() or sub.name.startswith(".") or sub.name in mirax:
-                continue
-            if recursive or _holds_dicom(sub):
-                todo.append(sub)
-    return sorted(found)
-
-
 def slide_id_of(path: str | os.PathLike[str]) -> str:
     """Default name of a slide in outputs: the file's stem, or the folder's name.
 
@@ -96,10 +55,6 @@ def slide_id_of(path: str | os.PathLike[str]) -> str:
     clean = "".join("_" if c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") else c
                     for c in name)  # fmt: skip
     return clean if clean.strip(" .") else "_" * max(1, len(clean))
-
-
-def _is_file(path: Path) -> bool:
-    return not path.is_dir() and looks_like_slide(path)
 
 
 def _holds_dicom(folder: Path) -> bool:

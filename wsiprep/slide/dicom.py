@@ -14,7 +14,7 @@ from pathlib import Path
 
 from wsiprep.core.errors import SlideOpenError
 
-__all__ = ["DicomHeader", "is_dicom", "read_header", "slide_instances"]
+__all__ = ["DicomHeader", "is_dicom", "read_header", "slide_instances", "whole_slide_series"]
 
 WSI_STORAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 """SOP class of VL Whole Slide Microscopy Image Storage."""
@@ -74,6 +74,28 @@ def read_header(path: Path) -> DicomHeader | None:
     return _walk(data)
 
 
+def whole_slide_series(folder: Path, also: Path | None = None) -> dict[str, list[Path]]:
+    """Whole-slide series of a folder: UID -> its .dcm files, sorted by name.
+
+    Args:
+        folder: Where to look; sub-folders are not entered.
+        also: A file of the folder that counts whatever its extension.
+
+    Raises:
+        OSError: the folder or a file of it cannot be read.
+    """
+    series: dict[str, list[Path]] = {}
+    for file in sorted(folder.iterdir(), key=lambda p: p.name):
+        if file.name.startswith(".") or not file.is_file():
+            continue
+        if file.suffix.lower() != ".dcm" and file != also:
+            continue
+        header = read_header(file)
+        if header is not None and header.sop_class == WSI_STORAGE:
+            series.setdefault(header.series, []).append(file)
+    return series
+
+
 def slide_instances(path: Path) -> tuple[Path, ...]:
     """Files of the slide that a folder, or one of its files, stands for, sorted by name.
 
@@ -87,16 +109,7 @@ def slide_instances(path: Path) -> tuple[Path, ...]:
         SlideOpenError: a folder holds more than one whole-slide series.
         OSError: the folder or a file of it cannot be read.
     """
-    folder = path if path.is_dir() else path.parent
-    series: dict[str, list[Path]] = {}
-    for file in sorted(folder.iterdir(), key=lambda p: p.name):
-        if file.name.startswith(".") or not file.is_file():
-            continue
-        if file.suffix.lower() != ".dcm" and file != path:
-            continue
-        header = read_header(file)
-        if header is not None and header.sop_class == WSI_STORAGE:
-            series.setdefault(header.series, []).append(file)
+    series = whole_slide_series(path if path.is_dir() else path.parent, also=path)
     if path.is_dir():
         if len(series) > 1:
             firsts = ", ".join(files[0].name for files in series.values())

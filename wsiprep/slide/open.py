@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wsiprep.core.contracts import Slide
 from wsiprep.core.errors import PluginUnavailableError, ResolutionError, SlideOpenError
-from wsiprep.slide.catalog import looks_like_slide, readers, slide_id_of, slide_suffixes, slides_in
+from wsiprep.slide.catalog import looks_like_slide, readers, slide_id_of, slide_suffixes
 from wsiprep.slide.config import SlideConfig
 from wsiprep.slide.diagnosis import diagnose
 
@@ -18,7 +18,6 @@ __all__ = [
     "readers",
     "slide_id_of",
     "slide_suffixes",
-    "slides_in",
 ]
 
 AUTO_ORDER = ("openslide", "tiffslide", "image")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from wsiprep.core.config import leaves
 from wsiprep.core.errors import ManifestError, UsageError
-from wsiprep.slide.open import looks_like_slide, slide_id_of, slide_suffixes
+from wsiprep.slide.open import slide_id_of
+from wsiprep.slide.search import FLAT_SUFFIXES, search_folder
 from wsiprep.tasks.config import InputConfig, PrepareConfig
 
 __all__ = ["Inputs", "SlideRef", "gather"]
@@ -91,8 +92,8 @@ def _expand(cfg: InputConfig, notes: list[str]) -> Iterator[Path]:
             if not found:
                 notes.append(f"'{text}' matches no file.")
             yield from (Path(name) for name in found if _wanted(Path(name), wanted))
-        elif path.is_dir() and not looks_like_slide(path):
-            yield from _walk(path, cfg.recursive, wanted, notes)
+        elif path.is_dir():
+            yield from _search(path, cfg, wanted, notes)
         else:
             # Named outright: it is attempted, and fails with its own reason if it is no slide.
             yield path
@@ -102,43 +103,17 @@ def _wanted(path: Path, wanted: set[str]) -> bool:
     return not wanted or path.suffix.lower().lstrip(".") in wanted
 
 
-def _walk(folder: Path, recursive: bool, wanted: set[str], notes: list[str]) -> Iterator[Path]:
-    known = slide_suffixes()
-    passed: dict[str, int] = {}
-    nested = 0
-    seen: set[Path] = set()
-
-    def visit(here: Path) -> Iterator[Path]:
-        nonlocal nested
-        real = here.resolve()
-        if real in seen:  # a link that leads back
-            return
-        seen.add(real)
-        for path in sorted(here.iterdir()):
-            if path.name.startswith(".") or path.suffix == ".zarr":
-                continue
-            if path.is_dir():
-                if looks_like_slide(path):
-                    if not wanted or "dcm" in wanted:
-                        yield path
-                elif path.with_suffix(".mrxs").is_file() and path.suffix != ".mrxs":
-                    continue  # pixel data of the .mrxs beside it
-                elif recursive:
-                    yield from visit(path)
-                else:
-                    nested += 1
-            elif path.suffix.lower() in known and _wanted(path, wanted):
-                yield path
-            else:
-                suffix = path.suffix.lower() or "(none)"
-                passed[suffix] = passed.get(suffix, 0) + 1
-
-    yield from visit(folder)
-    if passed:
-        listing = ", ".join(f"{count} {suffix}" for suffix, count in sorted(passed.items()))
-        notes.append(f"Passed over in {folder}: {listing}.")
-    if nested:
-        notes.append(f"{nested} sub-folders of {folder} were not searched (--recursive does).")
+def _search(folder: Path, cfg: InputConfig, wanted: set[str], notes: list[str]) -> Iterator[Path]:
+    found = search_folder(folder, recursive=cfg.recursive, suffixes={f".{e}" for e in wanted})
+    if found.passed:
+        listing = ", ".join(f"{count} {suffix}" for suffix, count in found.passed.items())
+        flat = " (--ext takes flat pictures)" if FLAT_SUFFIXES & set(found.passed) else ""
+        notes.append(f"Passed over in {folder}: {listing}{flat}.")
+    if found.unsearched:
+        notes.append(
+            f"{found.unsearched} sub-folders of {folder} were not searched (--recursive does)."
+        )
+    yield from found.slides
 
 
 def _unique(paths: Iterable[Path]) -> list[Path]:

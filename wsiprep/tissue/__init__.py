@@ -7,7 +7,6 @@ __getattr__, __all__ = lazy_names(
     {
         "TissueConfig": "config",
         "detect_tissue": "detect",
-        "segmenters": "detect",
         "tissue_geojson": "geojson",
     },
 )

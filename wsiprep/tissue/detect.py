@@ -11,18 +11,16 @@ from pydantic import ValidationError
 from wsiprep.core.config import Settings, digest
 from wsiprep.core.contracts import Slide
 from wsiprep.core.errors import ConfigError, PluginUnavailableError, SlideError, WsiprepError
-from wsiprep.core.registry import Registry
 from wsiprep.core.types import Segmentation, SlideInfo, TissueMask
 from wsiprep.tissue.clean import clean_tissue
 from wsiprep.tissue.config import TissueConfig
 from wsiprep.tissue.given import given_digest, given_tissue
+from wsiprep.tissue.segmenters import registry as segmenters
 
 __all__ = ["FORMAT", "FoundTissue", "detect_tissue", "segmenters", "tissue_key"]
 
 FORMAT = 1
 """Raised whenever cleaning or reading masks gives another answer for the same settings."""
-
-segmenters = Registry("segmenter", "wsiprep.tissue.segmenters", "wsiprep.segmenters")
 
 
 class FoundTissue(NamedTuple):

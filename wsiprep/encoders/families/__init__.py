@@ -1,4 +1,4 @@
-"""Encoder families, one file each; `names()` lists them and `load(name)` imports one.
+"""Encoder families, one file each; `registry` lists and loads them.
 
 A family is a module with two names, and imports torch only inside functions:
 
@@ -12,10 +12,6 @@ A package outside wsiprep adds a family under the entry-point group `wsiprep.enc
 
 from wsiprep.core.registry import Registry
 
-__all__ = ["load", "names", "registry"]
+__all__ = ["registry"]
 
-# The folder is its own registry: a separate object of the same name in the package above would
-# be hidden as soon as Python imports this folder and sets it there.
 registry = Registry("encoder", __name__, "wsiprep.encoders")
-names = registry.names
-load = registry.load

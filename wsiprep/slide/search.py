@@ -1,0 +1,108 @@
+"""Slides of a folder, and what was passed over on the way."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsiprep.core.errors import SlideOpenError
+from wsiprep.slide.catalog import slide_suffixes
+from wsiprep.slide.dicom import whole_slide_series
+
+__all__ = ["FLAT_SUFFIXES", "FolderSearch", "search_folder"]
+
+FLAT_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+"""Flat pictures: more often overlays and figures than slides, so taken only when asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSearch:
+    """Result of `search_folder`.
+
+    Attributes:
+        slides: Slides, sorted within each folder, sub-folders after files.
+        passed: How many files of each extension were passed over.
+        unsearched: Sub-folders that were not looked into.
+    """
+
+    slides: tuple[Path, ...]
+    passed: dict[str, int]
+    unsearched: int
+
+
+def search_folder(
+    folder: Path, *, recursive: bool = False, suffixes: Collection[str] = ()
+) -> FolderSearch:
+    """Find the slides of a folder by their names; only DICOM headers are read.
+
+    The .dcm files of a folder are one slide, listed as the folder; where they are several
+    series, each is listed as its first file. A folder of .dcm files directly inside counts even
+    without `recursive`. The data folder of a .mrxs file, stores (.zarr) and names that begin
+    with a dot are left alone. Links are followed, each real folder once.
+
+    Args:
+        folder: Where to look.
+        recursive: Look in sub-folders too.
+        suffixes: Only these extensions, lower case with the dot; all but flat pictures if empty.
+
+    Raises:
+        SlideOpenError: a folder cannot be listed.
+    """
+    known = slide_suffixes()
+    allowed = frozenset(suffixes) if suffixes else known - FLAT_SUFFIXES
+    slides: list[Path] = []
+    passed: Counter[str] = Counter()
+    unsearched = 0
+    seen: set[str] = set()
+
+    def visit(here: Path, *, dicom_only: bool = False) -> None:
+        nonlocal unsearched
+        real = os.path.realpath(here)
+        if real in seen:
+            return
+        seen.add(real)
+        entries = [p for p in _entries(here) if not p.name.startswith(".") and p.suffix != ".zarr"]
+        files = [p for p in entries if not p.is_dir()]
+        mirax = {p.stem for p in files if p.suffix.lower() == ".mrxs"}
+        dicom = [p for p in files if p.suffix.lower() == ".dcm"]
+        if dicom and ".dcm" in allowed:
+            slides.extend(_dicom_slides(here))
+        if dicom_only:
+            return
+        for file in files:
+            if file in dicom and ".dcm" in allowed:
+                continue
+            if file.suffix.lower() in allowed & known:
+                slides.append(file)
+            else:
+                passed[file.suffix.lower() or "(none)"] += 1
+        for sub in entries:
+            if not sub.is_dir() or sub.name in mirax:
+                continue
+            if recursive:
+                visit(sub)
+            elif any(p.suffix.lower() == ".dcm" for p in _entries(sub)):
+                visit(sub, dicom_only=True)
+            else:
+                unsearched += 1
+
+    visit(folder)
+    return FolderSearch(tuple(slides), dict(sorted(passed.items())), unsearched)
+
+
+def _dicom_slides(folder: Path) -> list[Path]:
+    series = whole_slide_series(folder)
+    # Without a series that can be read it is attempted as one slide, and says why it is none.
+    return [folder] if len(series) < 2 else [files[0] for files in series.values()]
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as err:
+        raise SlideOpenError(
+            f"the folder cannot be listed: {err.strerror or err}.", slide=str(folder), stage="slide"
+        ) from err
