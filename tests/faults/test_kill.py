@@ -200,7 +200,7 @@ def test_no_space_left_ends_the_run_and_loses_nothing(small_slide, tmp_path, und
     assert "OutputError" in done.stderr
     assert "No space left" in done.stderr
     process = start(small_slide, tmp_path, 0)
-    text, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert tree(tmp_path) == expected
 

@@ -1,0 +1,180 @@
+"""How many patches a second does a whole run make, how fast does the program start, is memory flat?
+
+Whole runs, each with opening, loading the encoder and writing, on one synthetic H&E slide:
+
+wsiprep      `prepare`: finds tissue, places patches, overlay, GeoJSON, journal, Zarr grid, digests
+naive loop   the same patches, given; read_region one by one, the same encoder in batches, np.save
+timm loop    the same with timm as its examples show: ToTensor, Normalize, batches, no_grad
+
+`test` (mean colour) measures everything but the network, `lite0` what a user without a GPU gets.
+timm's weights are random, which costs the same. Start-up and memory are of whole processes; the
+larger slide has four times the area, so memory that grew with the slide would show.
+
+    python benchmarks/end_to_end.py [--quick] [--repeats N] [--json FILE] [--markdown FILE]
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openslide
+from harness import Case, Done, compare, options
+from slides import tissue_grid, write_he
+
+from wsiprep.core.config import build
+from wsiprep.core.types import PatchGrid
+from wsiprep.encoders import load_encoder
+from wsiprep.tasks.config import PrepareConfig
+from wsiprep.tasks.prepare import prepare
+
+BATCH = 32
+Encode = Callable[[list[Any]], np.ndarray]
+
+# Peak memory is VmHWM where there is one: ru_maxrss of a child begins at its parent's.
+CHILD = """
+import re, resource, sys
+from pathlib import Path
+from wsiprep.core.config import build
+from wsiprep.tasks.config import PrepareConfig
+from wsiprep.tasks.prepare import prepare
+patches = 0
+if len(sys.argv) > 1:
+    values = {"slides": (sys.argv[1],), "output": sys.argv[2], "encoder": ("test",), "workers": 2}
+    report = prepare(build(PrepareConfig, ("benchmark", values)))
+    assert report.exit_code == 0, report.canonical()
+    patches = report.rows[0].encoded
+else:
+    from wsiprep.encoders import load_encoder
+    load_encoder("test", device="cpu")
+    import openslide, tiffslide, zarr, cv2
+status = Path("/proc/self/status")
+if status.is_file():
+    peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", status.read_text())[1]) * 1024
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(patches, peak)
+"""
+
+
+@contextmanager
+def fresh(*_: Any) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def whole_run(path: Path, encoder: str, out: Path) -> Done:
+    values = {"slides": (str(path),), "output": out, "encoder": (encoder,), "batch_size": BATCH,
+              "device": "cpu"}  # fmt: skip
+    report = prepare(build(PrepareConfig, ("benchmark", values)))
+    assert report.exit_code == 0, report.canonical()
+    return Done(report.rows[0].encoded)
+
+
+def naive_loop(path: Path, grid: PatchGrid, load: Callable[[], Encode], out: Path) -> Done:
+    encode = load()
+    slide = openslide.OpenSlide(path)
+    plan, vectors, batch = grid.plan, [], []
+    for number, (x, y) in enumerate(grid.origin0_px, 1):
+        region = slide.read_region((int(x), int(y)), plan.level, (plan.read_px, plan.read_px))
+        batch.append(region.convert("RGB"))
+        if len(batch) == BATCH or number == len(grid):
+            vectors.append(encode(batch).astype(np.float16))
+            batch = []
+    np.save(out / "features.npy", np.concatenate(vectors))
+    np.save(out / "coords.npy", grid.origin0_px)
+    slide.close()
+    return Done(len(grid))
+
+
+def same_encoder(name: str) -> Encode:
+    encoder = load_encoder(name, device="cpu")
+    return lambda images: encoder(np.stack([np.asarray(image) for image in images]))
+
+
+def timm_encoder() -> Encode:
+    import timm
+    import torch
+    from torchvision import transforms
+
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval()
+    prepared = transforms.Compose(
+        [transforms.ToTensor(), transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))]
+    )
+
+    def encode(images: list[Any]) -> np.ndarray:
+        with torch.no_grad():
+            return model(torch.stack([prepared(image) for image in images])).numpy()
+
+    return encode
+
+
+def run_cases(path: Path, grid: PatchGrid, encoder: str) -> list[Case]:
+    loops = {"naive loop": partial(same_encoder, encoder)}
+    if encoder == "lite0":
+        loops["timm loop"] = timm_encoder
+    return [
+        Case("wsiprep", {}, "patches", fresh, partial(whole_run, path, encoder)),
+        *(
+            Case(name, {"batch": BATCH}, "patches", fresh, partial(naive_loop, path, grid, load))
+            for name, load in loops.items()
+        ),
+    ]
+
+
+def started(command: list[str], _: Any) -> Done:
+    subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+    return Done(1)
+
+
+def start_cases() -> list[Case]:
+    commands = {
+        "python": ["-c", "pass"],
+        "wsiprep run --help": ["-m", "wsiprep", "run", "--help"],
+        "import torch": ["-c", "import torch"],
+    }
+    return [
+        Case(name, {}, "starts", nullcontext, partial(started, command))
+        for name, command in commands.items()
+    ]
+
+
+def in_child(path: Path | None, out: Path) -> Done:
+    words = [] if path is None else [str(path), str(out)]
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, *words], check=True, capture_output=True, text=True
+    )
+    patches, peak = (int(word) for word in done.stdout.split())
+    return Done(patches, {"patches": patches, "peak MiB": peak / 2**20})
+
+
+def memory_cases(small: Path, large: Path) -> list[Case]:
+    slides = {"imports only": None, "small slide": small, "4 x the area": large}
+    return [
+        Case(name, {}, "patches", fresh, partial(in_child, path)) for name, path in slides.items()
+    ]
+
+
+def main(argv: list[str] | None = None) -> None:
+    opts = options(__doc__, argv)
+    width, height = (1024, 768) if opts.quick else (5120, 3840)
+    with fresh() as folder:
+        small = write_he(folder, width, height)
+        large = write_he(folder, 2 * width, 2 * height)
+        for encoder, path in (("test", large), ("lite0", small)):
+            grid = tissue_grid(path, 0.5)
+            title = f"Whole run with encoder `{encoder}`"
+            compare(title, run_cases(path, grid, encoder), ("naive loop",), opts)
+        compare("Start-up", start_cases(), ("python",), opts)
+        compare("Peak memory of a run, encoder `test`", memory_cases(small, large), (), opts)
+
+
+if __name__ == "__main__":
+    main()

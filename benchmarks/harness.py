@@ -1,0 +1,146 @@
+"""Pairs cases in one run and says ratios: a machine's speed cancels, its noise shows as an IQR.
+
+Cases run interleaved (A B A B ...), so what else the machine does meets all of them, and a ratio
+is the median over rounds of two rates from the same round. No time is ever asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any, Literal
+
+import render
+
+__all__ = ["Case", "Clock", "Done", "Result", "compare", "measure", "options"]
+
+Clock = Literal["wall", "cpu"]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What one run did.
+
+    Attributes:
+        amount: How much, in the unit of the case.
+        facts: Other things worth a column, e.g. bytes on disk.
+    """
+
+    amount: float
+    facts: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Something that is timed.
+
+    Attributes:
+        name: Unique within a comparison.
+        params: What it was run with; for the reader.
+        unit: What `run` counts, e.g. `tiles`.
+        setup: Entered before each run and left after it, both untimed.
+        run: Does the work with what `setup` yields.
+    """
+
+    name: str
+    params: Mapping[str, Any]
+    unit: str
+    setup: Callable[[], AbstractContextManager[Any]]
+    run: Callable[[Any], Done]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The rounds of one case that count; CPU seconds are of the process and its children."""
+
+    case: Case
+    amount: list[float] = field(default_factory=list)
+    wall_s: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+    facts: dict[str, float | str] = field(default_factory=dict)
+
+    def rates(self, clock: Clock = "wall") -> list[float]:
+        """Amount a second, one value a round."""
+        seconds = self.wall_s if clock == "wall" else self.cpu_s
+        return [n / max(s, 1e-9) for n, s in zip(self.amount, seconds, strict=True)]
+
+    def rate(self) -> float:
+        """Median amount a wall second."""
+        return median(self.rates())
+
+    def iqr(self) -> float:
+        """Interquartile range of the wall rates, as a share of their median."""
+        rates = self.rates()
+        if len(rates) < 2:
+            return 0.0
+        low, _, high = quantiles(rates, n=4, method="inclusive")
+        return (high - low) / self.rate()
+
+    def ratio(self, other: Result, clock: Clock = "wall") -> float:
+        """Median over rounds of own rate / the other's: above 1 is faster than the other."""
+        pairs = zip(self.rates(clock), other.rates(clock), strict=True)
+        return median(mine / theirs for mine, theirs in pairs)
+
+
+def measure(cases: Sequence[Case], *, repeats: int, warmup: int = 1) -> list[Result]:
+    """Run the cases in rounds, each once a round; the first `warmup` rounds do not count."""
+    if len({case.name for case in cases}) < len(cases):
+        raise ValueError("two cases have the same name")
+    results = [Result(case) for case in cases]
+    for number in range(warmup + repeats):
+        for result in results:
+            with result.case.setup() as state:
+                wall, cpu = time.perf_counter(), _cpu_seconds()
+                done = result.case.run(state)
+                wall, cpu = time.perf_counter() - wall, _cpu_seconds() - cpu
+            if number >= warmup:
+                result.amount.append(done.amount)
+                result.wall_s.append(wall)
+                result.cpu_s.append(cpu)
+                result.facts.update(done.facts)
+    return results
+
+
+def compare(
+    title: str, cases: Sequence[Case], against: Sequence[str], opts: argparse.Namespace
+) -> list[Result]:
+    """Measure, print a table with a ratio to each case named in `against`, keep the numbers."""
+    if missing := set(against) - {case.name for case in cases}:
+        raise ValueError(f"no case is called {', '.join(sorted(missing))}")
+    results = measure(cases, repeats=opts.repeats, warmup=opts.warmup)
+    head, rows = render.tabulate(results, against)
+    render.print_table(title, head, rows)
+    if opts.json:
+        render.append_records(opts.json, render.records(title, results, against, opts.quick))
+    if opts.markdown:
+        render.write_section(opts.markdown, title, render.context(opts), head, rows)
+    return results
+
+
+def options(doc: str | None, argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the flags that every benchmark has; adds `warmup` to them."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny and once: does it still run?")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds that count (default: 5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="append a line a case to FILE")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="put the tables into FILE")
+    opts = parser.parse_args(argv)
+    if opts.repeats < 1:
+        parser.error("--repeats must be at least 1")
+    if opts.quick:
+        opts.repeats = 1
+    opts.warmup = 0 if opts.quick else 1
+    return opts
+
+
+def _cpu_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
