@@ -4,11 +4,12 @@ Whole runs, each with opening, loading the encoder and writing, on one synthetic
 
 wsiprep      `prepare`: finds tissue, places patches, overlay, GeoJSON, journal, Zarr grid, digests
 naive loop   the same patches, given; read_region one by one, the same encoder in batches, np.save
-timm loop    the same with timm as its examples show: ToTensor, Normalize, batches, no_grad
+timm loop    the same with the same network and weights used as timm shows: ToTensor, Normalize,
+             the whole batch at once, no_grad
 
 `test` (mean colour) measures everything but the network, `lite0` what a user without a GPU gets.
-timm's weights are random, which costs the same. Start-up and memory are of whole processes; the
-larger slide has four times the area, so memory that grew with the slide would show.
+Start-up and memory are of whole processes; the larger slide has four times the area, so memory
+that grew with the slide would show.
 
     python benchmarks/end_to_end.py [--quick] [--repeats N] [--json FILE] [--markdown FILE]
 """
@@ -27,13 +28,16 @@ from typing import Any
 import numpy as np
 import openslide
 from harness import Case, Done, compare, options
-from slides import tissue_grid, write_he
+from slides import repeat, tissue_grid, write_he
 
+import wsiprep
 from wsiprep.core.config import build
-from wsiprep.core.types import PatchGrid
+from wsiprep.core.types import PatchGrid, Point
 from wsiprep.encoders import load_encoder
+from wsiprep.encoders.families.lite0 import mapped, weights_path
 from wsiprep.tasks.config import PrepareConfig
 from wsiprep.tasks.prepare import prepare
+from wsiprep.tiles import read_patch
 
 BATCH = 32
 Encode = Callable[[list[Any]], np.ndarray]
@@ -105,6 +109,8 @@ def timm_encoder() -> Encode:
     from torchvision import transforms
 
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval()
+    weights = torch.load(weights_path(), weights_only=True)
+    model.load_state_dict(mapped(weights), strict=False)  # but for the classifier
     prepared = transforms.Compose(
         [transforms.ToTensor(), transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))]
     )
@@ -114,6 +120,15 @@ def timm_encoder() -> Encode:
             return model(torch.stack([prepared(image) for image in images])).numpy()
 
     return encode
+
+
+def check_equal(path: Path, grid: PatchGrid) -> None:
+    """Refuse to compare encoders that do not compute the same."""
+    with wsiprep.open_slide(path) as slide:
+        origins = [Point(int(x), int(y)) for x, y in grid.origin0_px[:4]]
+        images = [read_patch(slide, origin, grid.plan) for origin in origins]
+    wanted, given = same_encoder("lite0")(images), timm_encoder()(images)
+    assert np.abs(given - wanted).max() < 1e-3 * np.abs(wanted).max()
 
 
 def run_cases(path: Path, grid: PatchGrid, encoder: str) -> list[Case]:
@@ -155,8 +170,8 @@ def in_child(path: Path | None, out: Path) -> Done:
     return Done(patches, {"patches": patches, "peak MiB": peak / 2**20})
 
 
-def memory_cases(small: Path, large: Path) -> list[Case]:
-    slides = {"imports only": None, "small slide": small, "4 x the area": large}
+def memory_cases(slide: Path, larger: Path) -> list[Case]:
+    slides = {"imports only": None, "a slide": slide, "4 x its area": larger}
     return [
         Case(name, {}, "patches", fresh, partial(in_child, path)) for name, path in slides.items()
     ]
@@ -164,16 +179,17 @@ def memory_cases(small: Path, large: Path) -> list[Case]:
 
 def main(argv: list[str] | None = None) -> None:
     opts = options(__doc__, argv)
-    width, height = (1024, 768) if opts.quick else (5120, 3840)
+    width, height = (1024, 1024) if opts.quick else (5120, 4096)
     with fresh() as folder:
         small = write_he(folder, width, height)
-        large = write_he(folder, 2 * width, 2 * height)
-        for encoder, path in (("test", large), ("lite0", small)):
-            grid = tissue_grid(path, 0.5)
-            title = f"Whole run with encoder `{encoder}`"
-            compare(title, run_cases(path, grid, encoder), ("naive loop",), opts)
+        medium = repeat(folder, small, 2)
+        large = repeat(folder, small, 4)
+        check_equal(small, tissue_grid(small, 0.5))
+        for encoder, path in (("test", medium), ("lite0", small)):
+            cases = run_cases(path, tissue_grid(path, 0.5), encoder)
+            compare(f"Whole run with encoder `{encoder}`", cases, ("naive loop",), opts)
         compare("Start-up", start_cases(), ("python",), opts)
-        compare("Peak memory of a run, encoder `test`", memory_cases(small, large), (), opts)
+        compare("Peak memory of a run, encoder `test`", memory_cases(medium, large), (), opts)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import wsiprep
-from wsiprep.core.types import PatchGrid, Size
+from wsiprep.core.types import Box, PatchGrid, Point, Size
 from wsiprep.grid import GridConfig
-from wsiprep.synth import SyntheticSlide, write_slide
+from wsiprep.synth import SyntheticSlide, write_pyramid, write_slide
 from wsiprep.tissue import TissueConfig
 
-__all__ = ["part", "tissue_grid", "write_he"]
+__all__ = ["part", "repeat", "tissue_grid", "write_he"]
 
 
 def write_he(folder: Path, width: int, height: int) -> Path:
@@ -22,6 +23,25 @@ def write_he(folder: Path, width: int, height: int) -> Path:
     path = folder / f"he_{width}x{height}.svs"
     write_slide(path, SyntheticSlide(seed=7, size=Size(width, height)))
     return path
+
+
+def repeat(folder: Path, path: Path, times: int) -> Path:
+    """The slide, repeated `times` x `times`: larger without being painted anew.
+
+    Sides must be multiples of 1024, in squares of which a slide is written.
+    """
+    out = folder / f"{path.stem}_x{times}.svs"
+    with wsiprep.open_slide(path) as slide:
+        size, mpp = slide.info.size0, slide.info.mpp
+
+        def render(box: Box) -> NDArray[np.uint8]:
+            x, y = box.x % size.width, box.y % size.height
+            assert x + box.width <= size.width
+            assert y + box.height <= size.height
+            return slide.read(Point(x, y), 0, Size(box.width, box.height))
+
+        write_pyramid(out, Size(size.width * times, size.height * times), mpp, render)
+    return out
 
 
 def tissue_grid(path: Path, mpp: float) -> PatchGrid:

@@ -40,14 +40,21 @@ def execute(cfg: Any) -> None:
     finish(work, json_=cfg.run.json_, log=str(cfg.run.output / "run.jsonl"))
 
 
-def finish(work: Callable[[OnEvent], RunReport], *, json_: bool, log: str) -> None:
-    """Show progress while `work` runs, then the report, and exit with its code."""
+def finish(
+    work: Callable[[OnEvent], RunReport],
+    *,
+    json_: bool,
+    log: str,
+    then: Callable[[RunReport], None] = lambda _: None,
+) -> None:
+    """Show progress while `work` runs, then the report, then `then`; exit with the report's code."""
     with show_progress(stderr()) as on_event:
         report = work(on_event)
     if json_:
         print_json(report.canonical())
     else:
         _print_report(report, log)
+    then(report)
     raise typer.Exit(report.exit_code)
 
 

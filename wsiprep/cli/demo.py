@@ -26,15 +26,16 @@ def command(
     from wsiprep.tasks.demo import demo
 
     def work(on_event: OnEvent) -> RunReport:
-        report = demo(slide, output, on_event)
-        made = [row for row in report.rows if row.status != "failed"]
-        for row in made:
+        return demo(slide, output, on_event)
+
+    def say_where(report: RunReport) -> None:
+        for row in report.rows:
             for name, path in (
                 ("feature grid", row.store),
                 ("overlay", row.overlay),
-                ("outlines", row.geojson),
+                ("GeoJSON", row.geojson),
             ):
-                stdout().print(f"{name:13} {path}", highlight=False)
-        return report
+                if path:
+                    stdout().print(f"{name:13} {path}", markup=False, highlight=False)
 
-    finish(work, json_=False, log=str(output / "run.jsonl"))
+    finish(work, json_=False, log=str(output / "run.jsonl"), then=say_where)

@@ -43,6 +43,9 @@ __all__ = [
     "write_outlines",
 ]
 
+PICTURE_PX = 1600
+"""Least longer side of an overlay, where the slide has that many pixels."""
+
 FEATURES_VERSION = 1
 """Raised when the same settings would give other features."""
 
@@ -329,8 +332,9 @@ def draw(
     """Draw the overlay, unless it is there from the same mask and grid."""
     path = store.out / "overlays" / f"{store.name}.jpg"
     if made_now or not path.is_file():
-        if thumbnail is None:
-            thumbnail = slide.thumbnail(max(tissue.mpp, 1.0))
+        if thumbnail is None or max(thumbnail.shape) < PICTURE_PX:
+            longest_um = max(tissue.size0.width, tissue.size0.height) * slide.info.mpp
+            thumbnail = slide.thumbnail(longest_um / PICTURE_PX)
         picture = tissue_overlay(
             thumbnail, tissue, grid, slide_id=store.name, slide_mpp=slide.info.mpp
         )
