@@ -29,7 +29,7 @@ class Done:
 
     Attributes:
         amount: How much, in the unit of the case.
-        facts: Other things worth a column, e.g. bytes on disk.
+        facts: Other things worth a column, e.g. bytes on disk; those of the last round are shown.
     """
 
     amount: float
@@ -77,7 +77,7 @@ class Result:
     def iqr(self) -> float:
         """Interquartile range of the wall rates, as a share of their median."""
         rates = self.rates()
-        if len(rates) < 2:
+        if len(rates) < 2 or not self.rate():
             return 0.0
         low, _, high = quantiles(rates, n=4, method="inclusive")
         return (high - low) / self.rate()

@@ -71,13 +71,31 @@ def test_overriding_keeps_the_rest_and_checks_again():
 
 def test_the_key_is_of_all_values():
     base = build(PrepareConfig, ("", {"output": "x"}))
-    assert base.tissue.key() == build(PrepareConfig, ("", {"output": "y"})).tissue.key()
+    same = build(PrepareConfig, ("", {"output": "y"}))
+    assert base.tissue.canonical() == same.tissue.canonical()
     for name, value in {"tissue_mpp": 4, "holes": "remove", "min_tissue_area": 0.1}.items():
         other = build(PrepareConfig, ("", {"output": "x", name: value}))
-        assert other.tissue.key() != base.tissue.key()
+        assert other.tissue.canonical() != base.tissue.canonical()
 
 
 def test_settings_are_frozen():
     cfg = build(PrepareConfig, ("", {"output": "x"}))
     with pytest.raises(ValueError, match="frozen"):
         cfg.patches.mpp = 2
+
+
+def test_a_later_layer_replaces_the_other_way_to_say_it():
+    cfg = build(
+        PrepareConfig,
+        ("run.yaml", {"output": "x", "mpp": 0.5, "stride": 64}),
+        ("command line", {"mag": 10, "overlap": 128}),
+    )
+    assert cfg.patches.mpp == 1.0
+    assert cfg.patches.stride_px == 128
+    with pytest.raises(ConfigError, match="not both"):
+        build(PrepareConfig, ("command line", {"output": "x", "mag": 20, "mpp": 0.5}))
+
+
+def test_one_is_several():
+    cfg = build(PrepareConfig, ("run.yaml", {"output": "x", "encoder": "test"}))
+    assert cfg.encoding.encoder == ("test",)

@@ -84,7 +84,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(small_slide, tmp_path, undisturb
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     findings = verify_output(tmp_path).findings
-    assert [f.part for f in findings] == ["journal"]
+    assert [f.part for f in findings] == ["mpp0.5_patch64_stride64/test (journal)"]
     process = start(small_slide, tmp_path, 0)
     text, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors

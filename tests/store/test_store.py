@@ -40,7 +40,7 @@ def grid_of(cells: np.ndarray, shape: tuple[int, int]) -> PatchGrid:
     cell = cells.astype(np.int32).reshape(-1, 2)
     cell = cell[chunk_order(cell)]
     return PatchGrid(
-        make_plan(info, 0.5, 256),
+        make_plan(info, 0.5, 256, tolerance=0.05),
         256,
         256.0,
         shape,
@@ -281,7 +281,7 @@ def test_verify_sees_strays_and_journals(written, info):
     problems = {(f.part, f.problem.split(",")[0]) for f in verify_output(out).findings}
     assert ("grids/g", "it was made from another tissue than is there now") in problems
     assert ("grids/g/features/fake-net", "it was not finished") in problems
-    assert any(part == "journal" for part, _ in problems)
+    assert any(part == "g/late (journal)" for part, _ in problems)
 
 
 def test_two_slides_with_one_stem_do_not_collide(tmp_path):
@@ -340,7 +340,7 @@ def test_one_writer_at_a_time(tmp_path, info):
         pass
     with claim_store(tmp_path, info):
         pass
-    assert not list((tmp_path / ".work").glob("*.lock"))
+    assert not [p for p in (tmp_path / ".work").rglob("*") if p.is_file()]
 
 
 def test_a_part_with_a_missing_file_counts_as_not_there(written, info):

@@ -134,7 +134,7 @@ def test_ids_that_lead_elsewhere_are_refused(tmp_path, bad):
         ("", "is empty"),
         ("label\nx\n", "no column for the path"),
         ("slide_id,path\na,x.svs\nA,y.svs\n", "also on line 2"),
-        ("path,image_path\nx,y\n", "two columns mean path"),
+        ("image_path,slide_path\nx,y\n", "two columns mean path"),
         ("path\na.svs,extra\n", "more cells than columns"),
         ("slide_id,path\n,\n", "neither a path nor an id"),
     ],

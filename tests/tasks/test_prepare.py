@@ -92,7 +92,8 @@ def test_stages_one_by_one_give_the_same_bytes(small_slide, tmp_path):
     run(CoordsConfig, small_slide, tmp_path / "b")
     run(EmbedConfig, small_slide, tmp_path / "b")
     first, second = tree(tmp_path / "a"), tree(tmp_path / "b")
-    first.pop("config.yaml"), second.pop("config.yaml")
+    for name in ("config.yaml", "overlays/tissue/small.jpg"):
+        first.pop(name, None), second.pop(name)
     assert first == second
 
 
@@ -122,7 +123,6 @@ def test_overwriting_gives_the_same_bytes(small_slide, tmp_path):
     assert row.status == "ok"
     assert row.encoded == row.patches
     after = tree(tmp_path)
-    before.pop("small.zarr/zarr.json"), after.pop("small.zarr/zarr.json")  # order of its entries
     assert after == before
     assert verify_output(tmp_path).findings == ()
 
@@ -380,7 +380,7 @@ def test_values_that_are_not_finite_are_never_stored(small_slide, tmp_path, monk
             return vectors
 
     for value, remedy in ((np.nan, "--precision fp32"), (1e6, "--store-dtype float32")):
-        monkeypatch.setattr(module, "load_encoder", lambda *a, v=value: Broken(v))
+        monkeypatch.setattr(module, "load_encoders", lambda *a, v=value: [Broken(v)])
         (row,) = run(PrepareConfig, small_slide, tmp_path / str(value)).rows
         assert row.error == "EncodingError"
         assert remedy in row.remedy

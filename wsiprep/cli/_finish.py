@@ -47,7 +47,7 @@ def finish(
     log: str,
     then: Callable[[RunReport], None] = lambda _: None,
 ) -> None:
-    """Show progress while `work` runs, then the report, then `then`; exit with the report's code."""
+    """Show progress while `work` runs, then the report; call `then`; exit with the code."""
     with show_progress(stderr()) as on_event:
         report = work(on_event)
     if json_:
@@ -55,6 +55,8 @@ def finish(
     else:
         _print_report(report, log)
     then(report)
+    if report.problem is not None:
+        raise report.problem
     raise typer.Exit(report.exit_code)
 
 

@@ -84,7 +84,6 @@ def _parameter(name: str, kind: type[Settings], field: FieldInfo) -> inspect.Par
             help=help_text + _default_text(default, field.is_required()),
             rich_help_panel=kind.panel,
             show_default=False,
-            hidden=bool(extra.get("hidden")),
         )
         annotation = list[inner] | None if _is_tuple(field.annotation) else inner | None  # type: ignore[valid-type]
     return inspect.Parameter(
@@ -129,7 +128,7 @@ def _read_yaml(path: Path, model: type[Settings]) -> dict[str, Any]:
     """Settings of a YAML file; those that belong to other commands only are left out."""
     import yaml
 
-    from wsiprep.tasks.config import PrepareConfig
+    from wsiprep.tasks.config import EmbedConfig, PrepareConfig
 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -140,7 +139,8 @@ def _read_yaml(path: Path, model: type[Settings]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold `setting: value` lines.")
     own = {name for _, name, _, _ in leaves(model)}
-    elsewhere = {name for _, name, _, _ in leaves(PrepareConfig)} - own
+    every = (PrepareConfig, EmbedConfig)
+    elsewhere = {name for command in every for _, name, _, _ in leaves(command)} - own
     named = {str(key).replace("-", "_"): value for key, value in values.items()}
     if "json" in named:
         named["json_"] = named.pop("json")

@@ -49,16 +49,12 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _complain(err: WsiprepError) -> None:
+    from rich.markup import escape
+
     from wsiprep.cli._console import stderr
 
     console = stderr()
     where = f"{err.slide}: " if err.slide else ""
-    console.print(f"[bold red]error[/] {_plain(where + err.message)}", highlight=False)
+    console.print(f"[bold red]error[/] {escape(where + err.message)}", highlight=False)
     if err.hint:
-        console.print(f"      {_plain(err.hint)}", highlight=False)
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+        console.print(f"      {escape(err.hint)}", highlight=False)

@@ -91,10 +91,11 @@ class _Bars:
             self._console.print(f"[dim]{name}: {escape(event.text)}[/]", highlight=False)
         elif event.kind == "note":
             self._console.print(f"[yellow]note[/] {escape(event.text)}", highlight=False)
-        elif event.kind == "outcome" and event.outcome is not None:
+        elif event.kind == "outcome":
             self._progress.update(self._slide, visible=False)
             self._progress.advance(self._run)
-            self._console.print(_sentence(event.outcome), highlight=False)
+            if event.outcome is not None:
+                self._console.print(_sentence(event.outcome), highlight=False)
 
 
 class _Lines:

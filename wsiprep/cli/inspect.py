@@ -20,17 +20,18 @@ def command(cfg: InspectConfig) -> None:
 
     if not cfg.what.path:
         raise UsageError("name a slide or a store to inspect.")
+    found = []
     for text in cfg.what.path:
         path = Path(text).expanduser()
-        facts = (
-            inspect_store(path)
-            if path.suffix == ".zarr"
-            else inspect_slide(path, cfg.slide, cfg.patches)
-        )
-        if cfg.what.json_:
-            print_json(facts)
+        if path.suffix == ".zarr":
+            found.append(inspect_store(path))
         else:
-            stdout().print(_tree(facts), highlight=False)
+            found.append(inspect_slide(path, cfg.slide, cfg.patches))
+    if cfg.what.json_:
+        print_json(found if len(found) > 1 else found[0])
+        return
+    for facts in found:
+        stdout().print(_tree(facts), highlight=False)
 
 
 def _tree(facts: dict[str, Any]) -> Any:

@@ -17,6 +17,8 @@ def command(
     """Check every digest of every store, and say what to run again. Exit 1 if anything is wrong."""
     from dataclasses import asdict
 
+    from rich.markup import escape
+
     from wsiprep.cli._console import print_json, stdout
     from wsiprep.core.errors import UsageError
     from wsiprep.store.verify import verify_output
@@ -24,12 +26,15 @@ def command(
     if not output.is_dir():
         raise UsageError(f"{output} is not a folder.", hint="Name the --output of a run.")
     report = verify_output(output)
+    if not report.stores:
+        raise UsageError(f"there is no store in {output}.", hint="Name the --output of a run.")
     if json_:
         print_json({**asdict(report), "findings": [asdict(f) for f in report.findings]})
     else:
         for finding in report.findings:
             stdout().print(
-                f"[red]{finding.slide}[/] {finding.part}: {finding.problem}; {finding.remedy}",
+                f"[red]{escape(finding.slide)}[/] "
+                + escape(f"{finding.part}: {finding.problem}; {finding.remedy}"),
                 highlight=False,
             )
         stdout().print(

@@ -5,7 +5,7 @@ that nests those sections (`tasks/config.py`). Leaf names are unique over all se
 flags, YAML keys and manifest columns are flat: the field `min_tissue` is `--min-tissue`,
 `min_tissue: 0.4` in YAML, and the column `min_tissue`.
 
-What changes the answer lives in stage sections and is hashed whole by `Settings.key`. What
+What changes the answer lives in stage sections and is hashed whole, as `Settings.canonical`. What
 changes only speed or reporting lives in `RunConfig`, which nothing hashes.
 """
 
@@ -15,9 +15,9 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from wsiprep.core.errors import ConfigError
@@ -35,14 +35,21 @@ class Settings(BaseModel):
     )
     panel: ClassVar[str] = ""
     """Heading under which `--help` shows the section's flags."""
+    alternatives: ClassVar[tuple[frozenset[str], ...]] = ()
+    """Fields that say the same thing in several ways: a later layer's replaces an earlier one's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_is_several(cls, values: Any) -> Any:
+        """Take `encoder: lite0` for a list of one, as YAML and manifest cells write it."""
+        if not isinstance(values, dict):
+            return values
+        several = {n for n, f in cls.model_fields.items() if get_origin(f.annotation) is tuple}
+        return {k: (v,) if k in several and isinstance(v, str) else v for k, v in values.items()}
 
     def canonical(self) -> dict[str, Any]:
         """Values as plain JSON types: what is stored and hashed."""
         return self.model_dump(mode="json")
-
-    def key(self) -> str:
-        """sha256 (hex) of all values in canonical JSON."""
-        return digest(self.canonical())
 
 
 def digest(value: Any) -> str:
@@ -51,18 +58,15 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def flag(
-    *names: str, argument: bool = False, hidden: bool = False, metavar: str | None = None
-) -> dict[str, Any]:
+def flag(*names: str, argument: bool = False, metavar: str | None = None) -> dict[str, Any]:
     """Command-line traits of a field, for `Field(json_schema_extra=flag(...))`.
 
     Args:
         names: Extra option names, e.g. `-o` or an alias `--tile-px`.
         argument: The field is a positional argument, not an option.
-        hidden: Leave the option out of `--help`.
         metavar: Placeholder shown in `--help`.
     """
-    return {"names": list(names), "argument": argument, "hidden": hidden, "metavar": metavar}
+    return {"names": list(names), "argument": argument, "metavar": metavar}
 
 
 def sections(model: type[BaseModel]) -> Iterator[tuple[str, type[Settings]]]:
@@ -92,12 +96,21 @@ def build(model: type[T], *layers: tuple[str, Mapping[str, Any]]) -> T:
     """
     home = {name: section for section, name, _, _ in leaves(model)}
     nested: dict[str, dict[str, Any]] = {section: {} for section, _ in sections(model)}
+    partners = {
+        name: group - {name}
+        for _, kind in sections(model)
+        for group in kind.alternatives
+        for name in group
+    }
     origin_of: dict[str, str] = {}
     for origin, values in layers:
         for raw, value in values.items():
             name = str(raw).replace("-", "_")
             if name not in home:
                 raise ConfigError(f"{origin}: there is no setting '{raw}'.", hint=_near(name, home))
+            for other in partners.get(name, frozenset()):
+                if origin_of.get(other, origin) != origin:
+                    del nested[home[other]][other], origin_of[other]
             nested[home[name]][name] = value
             origin_of[name] = origin
     try:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from wsiprep.core.errors import OutputError
+from wsiprep.core.errors import OutputError, WsiprepError
 
 __all__ = ["Event", "OnEvent", "RunLog", "RunReport", "SlideOutcome", "Status"]
 
@@ -67,6 +67,8 @@ class RunReport:
     rows: list[SlideOutcome] = field(default_factory=list)
     seconds: float = 0.0
     interrupted: bool = False
+    problem: WsiprepError | None = None
+    """What ended the run before its last slide: a problem of the machine."""
 
     @property
     def failed(self) -> list[SlideOutcome]:
@@ -75,9 +77,11 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """130 interrupted, 70 a bug was met, 1 some slide failed, else 0."""
+        """130 interrupted, 3 a problem of the machine, 70 a bug, 1 some slide failed, else 0."""
         if self.interrupted:
             return 130
+        if self.problem is not None:
+            return self.problem.exit_code
         if any(row.stage == "bug" for row in self.failed):
             return 70
         return 1 if self.failed else 0
@@ -96,12 +100,12 @@ class RunReport:
 class Event:
     """Something happened that a progress display may show.
 
-    `kind` is `run` (total = slides), `slide` (a slide begins), `plan` (text), `stage`
-    (a stage begins; total = its tiles, 0 if unknown), `tiles` (done = tiles since the last
-    event), `note` (text) or `outcome` (outcome is set).
+    `kind` is `run` (total = slides), `plan` (text), `stage` (a stage begins; total = its tiles,
+    0 if unknown), `tiles` (done = tiles since the last event), `note` (text) or `outcome` (a
+    slide ended; without `outcome` there is nothing to say of it).
     """
 
-    kind: Literal["run", "slide", "plan", "stage", "tiles", "note", "outcome"]
+    kind: Literal["run", "plan", "stage", "tiles", "note", "outcome"]
     slide: str = ""
     text: str = ""
     total: int = 0

@@ -19,7 +19,6 @@ __all__ = [
     "CHUNK_CELLS",
     "Box",
     "EncoderSpec",
-    "FeatureBatch",
     "PatchGrid",
     "Point",
     "ReadPlan",
@@ -267,21 +266,6 @@ class TileBatch:
 
     index: NDArray[np.int64]
     pixels: NDArray[np.uint8]
-    ok: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureBatch:
-    """Feature vectors of rows of a grid.
-
-    Attributes:
-        index: int64 (B,), rows of the grid.
-        vectors: float32 (B, D), finite where ok.
-        ok: bool (B,).
-    """
-
-    index: NDArray[np.int64]
-    vectors: NDArray[np.float32]
     ok: NDArray[np.bool_]
 
 

@@ -18,6 +18,10 @@ class GridConfig(Settings):
     """At which resolution patches are cut, and which are kept."""
 
     panel: ClassVar[str] = "Patches"
+    alternatives: ClassVar[tuple[frozenset[str], ...]] = (
+        frozenset({"mpp", "mag"}),
+        frozenset({"stride", "overlap"}),
+    )
 
     mpp: float = Field(default=0.5, gt=0)
     """Resolution of the patches, µm/px."""

@@ -13,7 +13,7 @@ def make_plan(
     mpp: float,
     patch_px: int,
     *,
-    tolerance: float = 0.05,
+    tolerance: float,
     allow_upsampling: bool = False,
 ) -> ReadPlan:
     """Choose how patches of `patch_px` pixels at `mpp` µm/px are read from a slide.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import unicodedata
 from functools import cache
@@ -11,6 +12,9 @@ from wsiprep.core.errors import PluginUnavailableError, SlideOpenError
 from wsiprep.slide.readers import registry as readers
 
 __all__ = ["looks_like_slide", "readers", "slide_id_of", "slide_suffixes"]
+
+MAX_ID_BYTES = 180
+"""Leaves room for `-<fingerprint>.zarr` within the 255 bytes of a file name."""
 
 _DICOM = ".dcm"
 
@@ -48,13 +52,18 @@ def slide_id_of(path: str | os.PathLike[str]) -> str:
     """Default name of a slide in outputs: the file's stem, or the folder's name.
 
     Normalised to NFC, so that a name typed on macOS and on Linux is the same; control characters,
-    path separators and undecodable bytes become `_`.
+    path separators and undecodable bytes become `_`; a name above 180 bytes is cut and ends in a
+    hash of the whole.
     """
     path = Path(os.path.abspath(path))
     name = unicodedata.normalize("NFC", path.name if path.is_dir() else path.stem)
     clean = "".join("_" if c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") else c
                     for c in name)  # fmt: skip
-    return clean if clean.strip(" .") else "_" * max(1, len(clean))
+    clean = clean if clean.strip(" .") else "_" * max(1, len(clean))
+    if len(clean.encode()) > MAX_ID_BYTES:
+        kept = clean.encode()[: MAX_ID_BYTES - 9].decode(errors="ignore")
+        clean = f"{kept}-{hashlib.sha256(clean.encode()).hexdigest()[:8]}"
+    return clean
 
 
 def _holds_dicom(folder: Path) -> bool:

@@ -86,8 +86,25 @@ def keep_levels(
                 )
             continue
         kept.append(level)
-        scales.append(scale)
+        scales.append(_whole(scale, (w0, h0), (w, h)))
     return kept, scales, notes
+
+
+def _whole(scale: float, size0: tuple[int, int], size: tuple[int, int]) -> float:
+    """The whole number that a level was reduced by, where its size leaves no doubt.
+
+    Scanners reduce by 2, 4 or 16 and drop or fill up the last row and column, so the ratio of
+    sizes is 4.0001 where 4 is meant. Over 100,000 px that would shift patches by pixels against
+    the level, and grids of different resolutions against each other.
+    """
+    fits = [
+        k
+        for k in range(max(1, int(scale) - 1), int(scale) + 3)
+        if all(abs(n0 / k - n) < 1 for n0, n in zip(size0, size, strict=True))
+    ]
+    powers = [k for k in fits if k & (k - 1) == 0]
+    chosen = fits if len(fits) == 1 else powers
+    return float(chosen[0]) if len(chosen) == 1 else scale
 
 
 def slide_info(

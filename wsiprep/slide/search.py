@@ -8,7 +8,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsiprep.core.errors import SlideOpenError
 from wsiprep.slide.catalog import slide_suffixes
 from wsiprep.slide.dicom import whole_slide_series
 
@@ -26,11 +25,13 @@ class FolderSearch:
         slides: Slides, sorted within each folder, sub-folders after files.
         passed: How many files of each extension were passed over.
         unsearched: Sub-folders that were not looked into.
+        unreadable: Folders that could not be listed, with the reason.
     """
 
     slides: tuple[Path, ...]
     passed: dict[str, int]
     unsearched: int
+    unreadable: tuple[str, ...]
 
 
 def search_folder(
@@ -47,15 +48,13 @@ def search_folder(
         folder: Where to look.
         recursive: Look in sub-folders too.
         suffixes: Only these extensions, lower case with the dot; all but flat pictures if empty.
-
-    Raises:
-        SlideOpenError: a folder cannot be listed.
     """
     known = slide_suffixes()
     allowed = frozenset(suffixes) if suffixes else known - FLAT_SUFFIXES
     slides: list[Path] = []
     passed: Counter[str] = Counter()
     unsearched = 0
+    unreadable: list[str] = []
     seen: set[str] = set()
 
     def visit(here: Path, *, dicom_only: bool = False) -> None:
@@ -64,7 +63,12 @@ def search_folder(
         if real in seen:
             return
         seen.add(real)
-        entries = [p for p in _entries(here) if not p.name.startswith(".") and p.suffix != ".zarr"]
+        try:
+            listing = sorted(here.iterdir())
+        except OSError as err:
+            unreadable.append(f"{here} ({err.strerror})")
+            return
+        entries = [p for p in listing if not p.name.startswith(".") and p.suffix != ".zarr"]
         files = [p for p in entries if not p.is_dir()]
         mirax = {p.stem for p in files if p.suffix.lower() == ".mrxs"}
         dicom = [p for p in files if p.suffix.lower() == ".dcm"]
@@ -84,13 +88,13 @@ def search_folder(
                 continue
             if recursive:
                 visit(sub)
-            elif any(p.suffix.lower() == ".dcm" for p in _entries(sub)):
+            elif _holds_dicom(sub):
                 visit(sub, dicom_only=True)
             else:
                 unsearched += 1
 
     visit(folder)
-    return FolderSearch(tuple(slides), dict(sorted(passed.items())), unsearched)
+    return FolderSearch(tuple(slides), dict(sorted(passed.items())), unsearched, tuple(unreadable))
 
 
 def _dicom_slides(folder: Path) -> list[Path]:
@@ -99,10 +103,8 @@ def _dicom_slides(folder: Path) -> list[Path]:
     return [folder] if len(series) < 2 else [files[0] for files in series.values()]
 
 
-def _entries(folder: Path) -> list[Path]:
+def _holds_dicom(folder: Path) -> bool:
     try:
-        return sorted(folder.iterdir())
-    except OSError as err:
-        raise SlideOpenError(
-            f"the folder cannot be listed: {err.strerror or err}.", slide=str(folder), stage="slide"
-        ) from err
+        return any(p.suffix.lower() == ".dcm" for p in folder.iterdir())
+    except OSError:
+        return False  # it is counted among the folders that were not searched

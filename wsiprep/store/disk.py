@@ -31,15 +31,24 @@ _REMEDY = {
     errno.EROFS: "The file system is read-only; choose another --output.",
     errno.EACCES: "Permission denied; choose another --output.",
     errno.EPERM: "Permission denied; choose another --output.",
+    errno.ENAMETOOLONG: "The name is too long: give the slide a shorter slide_id in a manifest.",
+    errno.ENOLCK: "The file system has no locks (flock); choose an --output on one that has.",
+    errno.ENOTSUP: "The file system has no locks (flock); choose an --output on one that has.",
+    errno.ENOSYS: "The file system has no locks (flock); choose an --output on one that has.",
 }
 
 
 @contextmanager
-def output_errors(path: Path) -> Iterator[None]:
-    """Turn an `OSError` of writing under `path` into an `OutputError` that says what to do."""
+def output_errors(path: Path, passing: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+    """Turn an `OSError` of writing under `path` into an `OutputError` that says what to do.
+
+    Args:
+        path: What is being written, for the message.
+        passing: A kind of `OSError` to let through.
+    """
     try:
         yield
-    except OutputError:
+    except (OutputError, passing):  # type: ignore[misc]
         raise
     except OSError as err:
         code = err.errno or 0
@@ -98,17 +107,37 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextmanager
 def _alone(path: Path, how: int) -> Iterator[int]:
-    """Hold a locked handle of the file that is at `path` now; made when absent."""
+    """Hold a locked handle of the file that is at `path` now; it and its folder are made.
+
+    Raises:
+        BlockingIOError: `how` does not wait, and another process holds it.
+        OSError: it cannot be made or locked.
+    """
+    handle = _acquire(path, how)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _acquire(path: Path, how: int) -> int:
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            continue  # another process tidied the folder away between the two calls
         try:
             fcntl.flock(handle, how)
             # The holder before us may have renamed or removed the file while we waited.
-            if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:
-                yield handle
-                return
-        finally:
+            if os.stat(path).st_ino == os.fstat(handle).st_ino:
+                return handle
+        except FileNotFoundError:
+            pass
+        except BaseException:
             os.close(handle)
+            raise
+        os.close(handle)
 
 
 def publish_folder(ready: Path, final: Path) -> None:
@@ -159,14 +188,9 @@ def lock(path: Path, slide: str) -> Iterator[None]:
     Raises:
         StoreBusyError: another process holds it.
     """
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _alone(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
+        with output_errors(path, passing=BlockingIOError):
+            handle = _acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as err:
         raise StoreBusyError(
             "another process is writing this slide.",
@@ -174,3 +198,8 @@ def lock(path: Path, slide: str) -> Iterator[None]:
             stage="store",
             hint="Wait for it, then run the same command again.",
         ) from err
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)

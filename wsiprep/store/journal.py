@@ -51,12 +51,12 @@ class Journal:
         self._data = folder / "rows.bin"
         self._log = folder / "log.jsonl"
         self._synced = time.monotonic()
+        self._rows = self._lines = -1
         with output_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if not self._resume():
                 self._start()
-            self._rows = os.open(self._data, os.O_RDWR)
-            self._lines = os.open(self._log, os.O_WRONLY | os.O_APPEND)
+            self._open()
 
     @property
     def complete(self) -> bool:
@@ -121,6 +121,23 @@ class Journal:
             os.close(self._rows)
             os.close(self._lines)
             self._rows = -1
+
+    def restart(self) -> None:
+        """Forget all rows.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        self.close()
+        with output_errors(self.folder):
+            self._start()
+            self._open()
+        self.done[:] = False
+        self.ok[:] = True
+
+    def _open(self) -> None:
+        self._rows = os.open(self._data, os.O_RDWR)
+        self._lines = os.open(self._log, os.O_WRONLY | os.O_APPEND)
 
     def _start(self) -> None:
         self._log.unlink(missing_ok=True)

@@ -14,7 +14,13 @@ from pathlib import Path
 from wsiprep.core.errors import StoreCorruptError, StoreMismatchError
 from wsiprep.core.types import SlideInfo
 from wsiprep.store.disk import write_whole
-from wsiprep.store.schema import FORMAT, NAMESPACE, info_from_json, info_to_json
+from wsiprep.store.schema import (
+    FORMAT,
+    NAMESPACE,
+    check_paths,
+    info_from_json,
+    info_to_json,
+)
 
 __all__ = ["Manifest", "Unit"]
 
@@ -54,7 +60,7 @@ class Manifest:
         root = path / "zarr.json"
         hint = "Delete the folder and run again, or restore it from a copy."
         try:
-            values = json.loads(root.read_bytes())["attributes"][NAMESPACE]
+            values = dict(json.loads(root.read_bytes())["attributes"][NAMESPACE])
         except (OSError, ValueError, KeyError, TypeError) as err:
             raise StoreCorruptError(
                 f"{path} is not a wsiprep store ({type(err).__name__} reading zarr.json).",
@@ -70,13 +76,15 @@ class Manifest:
                 hint="Use the version of wsiprep that wrote it, or write to another --output.",
             )
         try:
+            for name, unit in values["units"].items():
+                check_paths(name, unit["files"])
             return cls(
                 path=path,
                 slide=info_from_json(values["slide"]),
                 versions=values["versions"],
                 units={name: Unit(**unit) for name, unit in values["units"].items()},
             )
-        except (KeyError, TypeError, ValueError) as err:
+        except (KeyError, TypeError, ValueError, AttributeError) as err:
             raise StoreCorruptError(
                 f"the attributes of {path} are damaged: {err!r}.",
                 slide=path.stem,
@@ -100,7 +108,7 @@ class Manifest:
                     "versions": self.versions,
                     "units": {
                         name: {"key": u.key, "parent": u.parent, "files": u.files}
-                        for name, u in self.units.items()
+                        for name, u in sorted(self.units.items())
                     },
                 }
             },

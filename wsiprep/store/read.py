@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import zarr
@@ -14,11 +15,20 @@ from zarr.storage import LocalStore
 from wsiprep.core.errors import MissingStageError, StoreCorruptError
 from wsiprep.core.types import PatchGrid, SlideInfo, TissueMask
 from wsiprep.store.manifest import Manifest
-from wsiprep.store.schema import NAMESPACE, SHARD_CELLS, TISSUE, grid_unit, plan_from_json
+from wsiprep.store.schema import (
+    NAMESPACE,
+    SHARD_CELLS,
+    TISSUE,
+    grid_unit,
+    plan_from_json,
+    safe_name,
+)
 
 if TYPE_CHECKING:
     import dask.array
     import torch
+
+T = TypeVar("T")
 
 __all__ = ["FeatureArray", "FeatureRows", "FeatureStore", "FeatureWindow"]
 
@@ -115,7 +125,7 @@ class FeatureStore:
             StoreCorruptError: files of it are missing.
         """
         self._check(unit)
-        values: Any = self._group(unit).attrs.asdict()[NAMESPACE]
+        values: Any = _damage(self.path, lambda: self._group(unit).attrs.asdict()[NAMESPACE])
         return dict(values)
 
     def tissue(self) -> TissueMask:
@@ -167,7 +177,7 @@ class FeatureStore:
         known = self.encoders(grid)
         if encoder is None:
             encoder = self._only(known, "features", f"`wsiprep embed {self.slide.uri} …`")
-        name = encoder if encoder in known else encoder.replace(":", "-").replace("/", "-")
+        name = safe_name(encoder)
         if name not in known:
             raise MissingStageError(
                 f"there are no features of '{encoder}' on grid '{grid}'.",
@@ -350,15 +360,14 @@ def _load(group: zarr.Group, name: str, path: Path) -> NDArray[Any]:
     return _damage(path, lambda: np.asarray(_array(group, name)[...]))
 
 
-def _damage(path: Path, read: Any) -> NDArray[Any]:
+def _damage(path: Path, read: Callable[[], T]) -> T:
     """Turn what Zarr and its codecs raise on damaged bytes into one error of ours."""
     try:
-        content: NDArray[Any] = read()
-    except (OSError, ValueError, RuntimeError, KeyError) as err:
+        return read()
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as err:
         raise StoreCorruptError(
-            f"a chunk does not decode: {err}.",
+            f"stored content does not decode: {err}.",
             slide=path.stem,
             stage="store",
             hint="`wsiprep verify` says what to run again.",
         ) from err
-    return content

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import PurePosixPath
 from typing import Any
 
 from wsiprep.core.types import Box, PatchGrid, ReadPlan, Size, SlideInfo
 
 __all__ = [
-    "CHUNK_FEATURES",
     "FORMAT",
     "GRIDS",
+    "LOCKS_FOLDER",
     "NAMESPACE",
     "SHARD_CELLS",
     "TISSUE",
     "WORK_FOLDER",
+    "check_paths",
     "features_unit",
     "grid_unit",
     "info_from_json",
@@ -33,14 +36,32 @@ NAMESPACE = "wsiprep"
 
 TISSUE = "tissue"
 GRIDS = "grids"
+LOCKS_FOLDER = ".locks"
+"""Folder for locks inside the work folder."""
+
 WORK_FOLDER = ".work"
 """Folder beside the stores for journals, locks and unfinished arrays."""
 
-CHUNK_FEATURES = 16
-"""Cells along each side of a feature chunk."""
-
 SHARD_CELLS = 128
 """Cells along each side of a shard (a file): 42 MB at 1280 float16 features, if all is tissue."""
+
+
+_UNIT = re.compile(r"tissue|grids/[\w.\-]+(/features/[\w.\-]+)?")
+
+
+def check_paths(unit: str, files: Iterable[str]) -> None:
+    """Refuse names in a manifest that could lead out of the store.
+
+    Raises:
+        ValueError: the part is none of ours, or a file of it does not lie inside.
+    """
+    parts = [unit, *files]
+    inside = all(
+        not PurePosixPath(p).is_absolute() and not {"", ".", ".."} & set(p.split("/"))
+        for p in parts
+    )
+    if not inside or not _UNIT.fullmatch(unit):
+        raise ValueError(f"'{unit}' lists a path that is not of this store")
 
 
 def safe_name(name: str) -> str:

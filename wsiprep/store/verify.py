@@ -67,25 +67,17 @@ def verify_output(out: Path) -> VerifyReport:
             size += sum(int(entry[0]) for entry in unit.files.values())
             findings += _check_unit(manifest, name, unit)
         findings += _check_strays(manifest)
-    folder = (out.parent if out.suffix == ".zarr" else out) / WORK_FOLDER
-    if folder.is_dir():
-        findings += [
-            Finding(
-                work.name,
-                "journal",
-                "a run stopped before this slide was finished",
-                "run the same command again; it goes on where it stopped",
-            )
-            for work in sorted(folder.iterdir())
-            if work.is_dir() and not work.name.startswith(".trash")
-        ]
+    findings += _check_work((out.parent if out.suffix == ".zarr" else out) / WORK_FOLDER)
     return VerifyReport(len(paths), parts, size, tuple(findings))
 
 
 def _check_unit(manifest: Manifest, name: str, unit: Unit) -> list[Finding]:
     slide = manifest.slide.id
-    command = _command(name)
-    remedy = f"`wsiprep {command} {manifest.slide.uri} -o … --overwrite`"
+    command = {0: "segment", 1: "coords"}.get(name.count("/"), "embed")
+    remedy = (
+        f"`wsiprep {command} {manifest.slide.uri} -o {manifest.path.parent} --overwrite` with the "
+        f"settings it was made with (`wsiprep inspect {manifest.path}` shows them)"
+    )
     found: list[Finding] = []
     actual = files_digest(manifest.path / name, skip=("features",) if command == "coords" else ())
     for relative, expected in unit.files.items():
@@ -94,14 +86,13 @@ def _check_unit(manifest: Manifest, name: str, unit: Unit) -> list[Finding]:
         elif actual[relative] != expected:
             found.append(Finding(slide, name, f"{relative} does not match its sha256", remedy))
     found += [
-        Finding(slide, name, f"{relative} is not in the manifest", remedy)
+        Finding(slide, name, f"{relative} is not in the manifest", "delete that file")
         for relative in sorted(set(actual) - set(unit.files))
     ]
     parent = _parent(name)
     if parent and (parent not in manifest.units or manifest.units[parent].key != unit.parent):
-        found.append(
-            Finding(slide, name, f"it was made from another {parent} than is there now", remedy)
-        )
+        problem = f"it was made from another {parent} than is there now"
+        found.append(Finding(slide, name, problem, remedy))
     return found
 
 
@@ -115,15 +106,24 @@ def _check_strays(manifest: Manifest) -> list[Finding]:
             manifest.slide.id,
             path.relative_to(manifest.path).as_posix(),
             "it was not finished",
-            f"`wsiprep run {manifest.slide.uri} -o …` finishes it",
+            "run the command that was making it again; it goes on where it stopped",
         )
         for path in there
         if path.is_dir() and path.relative_to(manifest.path).as_posix() not in manifest.units
     ]
 
 
-def _command(unit: str) -> str:
-    return {0: "segment", 1: "coords"}.get(unit.count("/"), "embed")
+def _check_work(work: Path) -> list[Finding]:
+    """Journals of runs that stopped."""
+    return [
+        Finding(
+            log.relative_to(work).parts[0],
+            "/".join(log.relative_to(work).parts[1:-1]) + " (journal)",
+            "a run stopped before this was finished",
+            "run the same command again; it goes on where it stopped",
+        )
+        for log in sorted(work.glob("*/*/*/log.jsonl"))
+    ]
 
 
 def _parent(unit: str) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -16,22 +17,22 @@ import zarr
 from zarr.codecs import ZstdCodec
 from zarr.storage import LocalStore
 
-from wsiprep import __version__
 from wsiprep.core.errors import StoreMismatchError
-from wsiprep.core.types import EncoderSpec, PatchGrid, SlideInfo, TissueMask
+from wsiprep.core.types import CHUNK_CELLS, EncoderSpec, PatchGrid, SlideInfo, TissueMask
 from wsiprep.store.disk import (
     files_digest,
     lock,
     output_errors,
     publish_folder,
     remove_tree,
+    sync_tree,
     write_whole,
 )
 from wsiprep.store.journal import Journal
 from wsiprep.store.manifest import Manifest, Unit
 from wsiprep.store.schema import (
-    CHUNK_FEATURES,
     GRIDS,
+    LOCKS_FOLDER,
     NAMESPACE,
     SHARD_CELLS,
     TISSUE,
@@ -93,36 +94,49 @@ def claim_store(
     names = [info.id] if fixed_id else [info.id, _unique_id(info.id, info.fingerprint)]
     for name in names:
         path = store_path(out, name)
-        with lock(out / WORK_FOLDER / f"{name}.lock", info.id):
+        # A store of another slide is passed by without asking for its lock, which may be held.
+        if name != names[-1] and path.is_dir() and _is_another(Manifest.read(path).slide, info):
+            continue
+        with lock(out / WORK_FOLDER / LOCKS_FOLDER / name, info.id):
             if path.is_dir():
-                manifest = Manifest.read(path)
-                stored = manifest.slide
-                if stored.fingerprint != info.fingerprint:
-                    if stored.uri != info.uri and name != names[-1]:
-                        continue
-                    reason = _other_slide(path, stored, info)
-                elif abs(stored.mpp / info.mpp - 1) > 1e-6:
-                    reason = StoreMismatchError(
-                        f"{path.name} was made at {stored.mpp:g} µm/px, now the slide has "
-                        f"{info.mpp:g}.",
-                        slide=info.id,
-                        stage="store",
-                        hint="Pass the same --slide-mpp, or --overwrite to start this slide anew.",
-                    )
-                else:
-                    reason = None
+                stored = Manifest.read(path).slide
+                if name != names[-1] and _is_another(stored, info):
+                    continue
+                reason = _difference(path, stored, info)
                 if reason is not None:
                     if not overwrite:
                         raise reason
-                    remove_tree(path, out / WORK_FOLDER / name)
                     shutil.rmtree(out / WORK_FOLDER / name, ignore_errors=True)
+                    remove_tree(path, out / WORK_FOLDER / name)
             if not path.is_dir():
                 _make_root(out, path, replace(info, id=name))
             store = SlideStore(out, name, Manifest.read(path))
             store.sweep()
-            yield store
-            store.sweep()
+            try:
+                yield store
+            finally:
+                store.sweep()
             return
+
+
+def _is_another(stored: SlideInfo, info: SlideInfo) -> bool:
+    return stored.fingerprint != info.fingerprint and stored.uri != info.uri
+
+
+def _difference(path: Path, stored: SlideInfo, info: SlideInfo) -> StoreMismatchError | None:
+    """Why the store at `path` cannot go on with this slide, or None."""
+    anew = "or --overwrite to start this slide anew."
+    if stored.fingerprint != info.fingerprint:
+        return _other_slide(path, stored, info)
+    if abs(stored.mpp / info.mpp - 1) > 1e-6:
+        what = f"was made at {stored.mpp:g} µm/px, now the slide has {info.mpp:g}"
+        how = f"Pass --slide-mpp {stored.mpp:g}, {anew}"
+    elif stored.size0 != info.size0 or stored.downsamples != info.downsamples:
+        what = f"was made from the levels that reader '{stored.reader}' saw, not '{info.reader}'"
+        how = f"Pass --reader {stored.reader}, {anew}"
+    else:
+        return None
+    return StoreMismatchError(f"{path.name} {what}.", slide=info.id, stage="store", hint=how)
 
 
 def _other_slide(path: Path, stored: SlideInfo, info: SlideInfo) -> StoreMismatchError:
@@ -143,8 +157,8 @@ def _other_slide(path: Path, stored: SlideInfo, info: SlideInfo) -> StoreMismatc
 
 def _make_root(out: Path, path: Path, info: SlideInfo) -> None:
     """Make an empty store: its folder appears with the root attributes in it."""
-    names = ("zarr", "numpy", "openslide-python", "tiffslide", "opencv-python-headless")
-    versions = {"wsiprep": __version__, **{n: version(n) for n in names}}
+    names = ("wsiprep", "zarr", "numpy", "openslide-python", "tiffslide", "opencv-python-headless")
+    versions = {name: version(name) for name in names}
     ready = _fresh(out / WORK_FOLDER / path.stem / "root")
     with output_errors(path):
         Manifest(ready, info, versions, {}).write()
@@ -221,7 +235,9 @@ class SlideStore:
     def put_grid(
         self, name: str, grid: PatchGrid, key: str, parent: str, config: dict[str, Any]
     ) -> None:
-        """Publish a grid's cells, origins and tissue shares; features under it are removed.
+        """Publish a grid's cells, origins and tissue shares.
+
+        Features under it are removed, unless the grid is the same to the byte.
 
         Args:
             name: Name of the grid.
@@ -240,8 +256,6 @@ class SlideStore:
             _put_array(group, "origin0_px", grid.origin0_px, ("patch", "x_y"))
             _put_array(group, "tissue", grid.tissue, ("patch",))
             zarr.create_group(group.store, path="features")
-        for other in [u for u in self.manifest.units if u.startswith(unit + "/")]:
-            self.forget(other)
         self._publish(unit, key, parent, skip=("features",))
 
     def journal(
@@ -286,9 +300,7 @@ class SlideStore:
             raise ValueError("a journal that lacks rows cannot be published")
         unit = features_unit(grid_name, spec.name)
         rows, cols = grid.shape
-        tall, wide = (
-            min(SHARD_CELLS, -(-n // CHUNK_FEATURES) * CHUNK_FEATURES) for n in grid.shape
-        )
+        tall, wide = (min(SHARD_CELLS, -(-n // CHUNK_CELLS) * CHUNK_CELLS) for n in grid.shape)
         attributes = {
             "encoder": spec.canonical(),
             "mpp": grid.plan.mpp,
@@ -297,7 +309,7 @@ class SlideStore:
             "key": key,
             "parent": parent,
             "config": config,
-            "versions": {name: version(name) for name in ("torch", "timm")},
+            "versions": {name: version(name) for name in ("wsiprep", "torch", "timm")},
         }
         vectors = journal.read()
         dim = vectors.shape[1]
@@ -305,7 +317,7 @@ class SlideStore:
             values = group.create_array(
                 "values",
                 shape=(rows, cols, dim),
-                chunks=(CHUNK_FEATURES, CHUNK_FEATURES, dim),
+                chunks=(CHUNK_CELLS, CHUNK_CELLS, dim),
                 shards=(tall, wide, dim),
                 dtype=journal.dtype,
                 compressors=[ZstdCodec(level=1, checksum=True)],
@@ -368,11 +380,27 @@ class SlideStore:
 
     def _publish(self, unit: str, key: str, parent: str, skip: tuple[str, ...] = ()) -> None:
         ready = self._work / "building"
-        self.forget(unit)
         with output_errors(self.path / unit):
             files = files_digest(ready, skip)
+            if self.manifest.units.get(unit) == Unit(key, parent, files):
+                self._heal(ready, self.path / unit, files)
+                return
+            for other in [u for u in self.manifest.units if u.startswith(unit + "/")]:
+                self.forget(other)
+            self.forget(unit)
             publish_folder(ready, self.path / unit)
             self._note(unit, Unit(key, parent, files))
+
+    def _heal(self, ready: Path, final: Path, files: Iterable[str]) -> None:
+        """Replace the files of a part by the same content, one by one: it is whole throughout.
+
+        What stands on the part, as features on a grid, stays.
+        """
+        sync_tree(ready)
+        for name in files:
+            (final / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(ready / name, final / name)
+        sync_tree(final)
 
     def forget(self, unit: str) -> None:
         """Take a part off the list of finished ones, as is done before its files change."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,6 +23,8 @@ __all__ = [
     "PrepareConfig",
     "RunConfig",
     "SegmentConfig",
+    "Stages",
+    "stages",
 ]
 
 
@@ -44,7 +47,10 @@ class InputConfig(Settings):
 
 
 class RunConfig(Settings):
-    """Where results go, and how the work is done. Nothing here changes a result."""
+    """Where results go, and how the work is done. Nothing here enters a key.
+
+    On a GPU, `batch_size` and `device` may change the last bits of features; see docs/adr/0005.
+    """
 
     panel: ClassVar[str] = "Run"
 
@@ -57,7 +63,8 @@ class RunConfig(Settings):
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes the first of cuda, mps, cpu that is there."""
     overwrite: bool = False
-    """Do it again although it is there, and replace what was made with other settings."""
+    """Do it again although it is there, and replace what was made with other settings. Stopped,
+    the same command goes on with the slides that it had not done again."""
     fail_fast: bool = False
     """Stop at the first slide that fails; without it every slide is attempted."""
     overlay: bool = True
@@ -135,6 +142,29 @@ class InspectConfig(Settings):
     what: InspectTarget
     slide: SlideConfig
     patches: GridConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The stages that a command runs: the settings of each, or None."""
+
+    tissue: TissueConfig | None = None
+    patches: GridConfig | None = None
+    choice: GridChoice | None = None
+    encoding: EncoderConfig | None = None
+
+
+def stages(cfg: AnyConfig) -> Stages:
+    """Which stages the settings of a command are for."""
+    match cfg:
+        case SegmentConfig():
+            return Stages(tissue=cfg.tissue)
+        case CoordsConfig():
+            return Stages(patches=cfg.patches)
+        case EmbedConfig():
+            return Stages(choice=cfg.choice, encoding=cfg.encoding)
+        case PrepareConfig():
+            return Stages(cfg.tissue, cfg.patches, None, cfg.encoding)
 
 
 AnyConfig = SegmentConfig | CoordsConfig | EmbedConfig | PrepareConfig

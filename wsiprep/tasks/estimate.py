@@ -10,18 +10,16 @@ from typing import Any
 import numpy as np
 
 from wsiprep.core.contracts import Encoder, Slide
-from wsiprep.core.errors import EnvironmentProblem, WsiprepError
+from wsiprep.core.errors import EnvironmentProblem, MissingStageError, WsiprepError
 from wsiprep.core.report import Event, OnEvent
 from wsiprep.core.types import PatchGrid, Point
-from wsiprep.encoders.load import load_encoder
 from wsiprep.grid.build import make_grid
-from wsiprep.slide.fingerprint import fingerprint
 from wsiprep.slide.open import open_slide
 from wsiprep.store.read import FeatureStore
 from wsiprep.store.write import find_store
-from wsiprep.tasks.config import CoordsConfig, EmbedConfig, PrepareConfig, SegmentConfig
+from wsiprep.tasks.config import AnyConfig, stages
 from wsiprep.tasks.inputs import SlideRef, gather
-from wsiprep.tasks.prepare import known_mpp, slide_config
+from wsiprep.tasks.slides import load_encoders, own_mpp, own_settings
 from wsiprep.tiles.stream import read_patch
 from wsiprep.tiles.workers import default_workers
 from wsiprep.tissue.detect import detect_tissue
@@ -80,7 +78,7 @@ class Estimate:
 
 
 def estimate(
-    cfg: PrepareConfig | SegmentConfig | CoordsConfig | EmbedConfig,
+    cfg: AnyConfig,
     on_event: OnEvent = lambda _: None,
 ) -> Estimate:
     """Find tissue and place patches in memory, time a few tiles, and add it up.
@@ -92,21 +90,17 @@ def estimate(
         UsageError, EnvironmentProblem: as the run itself would.
     """
     inputs = gather(cfg.inputs)
+    configs = own_settings(cfg, inputs)
+    encoders = load_encoders(stages(cfg).encoding, cfg.run.device)
     for note in inputs.notes:
         on_event(Event("note", text=note))
-    encoding = cfg.encoding if isinstance(cfg, PrepareConfig | EmbedConfig) else None
-    encoders = (
-        [load_encoder(n, encoding, cfg.run.device) for n in encoding.encoder] if encoding else []
-    )
     rate = 0.0
     rows = []
     on_event(Event("run", total=len(inputs.slides)))
-    for ref in inputs.slides:
-        on_event(Event("slide", slide=ref.id, text=str(ref.path)))
+    for ref, own in zip(inputs.slides, configs, strict=True):
         try:
-            own = slide_config(cfg, ref, inputs)
-            own = own.model_copy(update={"slide": known_mpp(cfg.run.output, ref, own.slide)})
-            with open_slide(ref.path, own.slide, slide_id=ref.id) as slide:
+            mpp = own_mpp(cfg.run.output, ref, own)
+            with open_slide(ref.path, mpp, slide_id=ref.id) as slide:
                 mm2, grid = _grid(slide, ref, own)
                 if encoders and grid is not None and len(grid) and not rate:
                     rate = _encode_rate(encoders, slide, grid, cfg.run.batch_size)
@@ -117,25 +111,33 @@ def estimate(
             rows.append(
                 SlideEstimate(ref.id, str(ref.path), error=err.message, remedy=err.hint or "")
             )
+        on_event(Event("outcome", slide=ref.id))
     return Estimate(tuple(rows), rate)
 
 
-def _grid(slide: Slide, ref: SlideRef, cfg: Any) -> tuple[float, PatchGrid | None]:
-    if isinstance(cfg, PrepareConfig | SegmentConfig):
-        tissue, _ = detect_tissue(slide, cfg.tissue)
-        mm2 = tissue.area_mm2(slide.info.mpp)
-        if isinstance(cfg, SegmentConfig):
-            return mm2, None
-        return mm2, make_grid(slide.info, tissue, cfg.patches)
-    stored = find_store(cfg.run.output, ref.id, fingerprint(ref.path))
-    if stored is None:
-        return 0.0, None
-    store = FeatureStore(stored.path)
-    tissue = store.tissue()
+def _grid(slide: Slide, ref: SlideRef, cfg: AnyConfig) -> tuple[float, PatchGrid | None]:
+    """Tissue area in mm², and the patches, found now or by an earlier stage."""
+    stage = stages(cfg)
+    store = None
+    if stage.tissue is not None:
+        tissue, _ = detect_tissue(slide, stage.tissue)
+    else:
+        stored = find_store(cfg.run.output, ref.id, slide.info.fingerprint)
+        if stored is None:
+            raise MissingStageError(
+                "no earlier stage has run for it.",
+                slide=ref.id,
+                stage="tissue",
+                hint=f"Run `wsiprep segment {ref.path} -o {cfg.run.output}` first.",
+            )
+        store = FeatureStore(stored.path)
+        tissue = store.tissue()
     mm2 = tissue.area_mm2(slide.info.mpp)
-    if isinstance(cfg, CoordsConfig):
-        return mm2, make_grid(slide.info, tissue, cfg.patches)
-    return mm2, store.grid(cfg.choice.grid)
+    if stage.patches is not None:
+        return mm2, make_grid(slide.info, tissue, stage.patches)
+    if stage.choice is not None and store is not None:
+        return mm2, store.grid(stage.choice.grid)
+    return mm2, None
 
 
 def _sample(slide: Slide, grid: PatchGrid) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], float]:
@@ -166,10 +168,11 @@ def _cost(
     mm2: float,
     grid: PatchGrid | None,
     encoders: Sequence[Encoder],
-    cfg: Any,
+    cfg: AnyConfig,
     rate: float,
 ) -> SlideEstimate:
-    if grid is None or not len(grid) or not encoders:
+    encoding = stages(cfg).encoding
+    if grid is None or not len(grid) or encoding is None:
         return SlideEstimate(
             ref.id,
             str(ref.path),
@@ -179,7 +182,7 @@ def _cost(
         )
     _, read_s = _sample(slide, grid)
     per_tile = max(read_s / (cfg.run.workers or default_workers()), 1 / rate)
-    width = np.dtype(cfg.encoding.store_dtype).itemsize
+    width = np.dtype(encoding.store_dtype).itemsize
     return SlideEstimate(
         ref.id,
         str(ref.path),

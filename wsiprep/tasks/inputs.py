@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wsiprep.core.config import leaves
 from wsiprep.core.errors import ManifestError, UsageError
-from wsiprep.slide.open import slide_id_of
+from wsiprep.slide.catalog import MAX_ID_BYTES, slide_id_of
 from wsiprep.slide.search import FLAT_SUFFIXES, search_folder
 from wsiprep.tasks.config import InputConfig, PrepareConfig
 
@@ -25,9 +25,6 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "patient_id": ("patient_id", "case_id", "patient"),
 }
 """Column names of the manifest, lower case, that neighbours use for the same thing."""
-
-MAX_ID_BYTES = 180
-"""Leaves room for `-<fingerprint>.zarr` within the 255 bytes of a file name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +106,7 @@ def _search(folder: Path, cfg: InputConfig, wanted: set[str], notes: list[str]) 
         listing = ", ".join(f"{count} {suffix}" for suffix, count in found.passed.items())
         flat = " (--ext takes flat pictures)" if FLAT_SUFFIXES & set(found.passed) else ""
         notes.append(f"Passed over in {folder}: {listing}{flat}.")
+    notes.extend(f"This folder cannot be listed: {text}." for text in found.unreadable)
     if found.unsearched:
         notes.append(
             f"{found.unsearched} sub-folders of {folder} were not searched (--recursive does)."
@@ -183,9 +181,12 @@ def _rows(manifest: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[str, s
         raise ManifestError(f"{manifest} is empty.", hint="Its first line names the columns.")
     settings = {name: section for section, name, _, _ in leaves(PrepareConfig)}
     columns: dict[str, str] = {}
+    plains = {_plain(column) for column in reader.fieldnames}
     for column in reader.fieldnames:
-        plain = column.strip().lower().replace("-", "_").replace(" ", "_")
+        plain = _plain(column)
         name = next((n for n, others in ALIASES.items() if plain in others), None)
+        if name is not None and plain != name and name in plains:
+            continue  # `filename` beside `slide_id`: the plain name says it
         if name is None and settings.get(plain) in ("slide", "tissue"):
             name = plain
         if name is None and plain in settings:
@@ -208,6 +209,10 @@ def _rows(manifest: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[str, s
             )
         rows.append((reader.line_num, row))
     return rows, columns
+
+
+def _plain(column: str) -> str:
+    return column.strip().lower().replace("-", "_").replace(" ", "_")
 
 
 def _checked_id(text: str, where: str) -> str:

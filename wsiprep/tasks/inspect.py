@@ -88,6 +88,7 @@ def inspect_store(path: Path) -> dict[str, Any]:
             "mpp": values["mpp"],
             "shape": list(mask.mask.shape),
             "area_mm2": round(mask.area_mm2(info.mpp), 4),
+            "settings": values["config"],
         }
     grids = []
     for name in store.grids:
@@ -112,7 +113,7 @@ def inspect_store(path: Path) -> dict[str, Any]:
                 "shape": list(grid.shape),
                 "plan": grid.plan.describe(),
                 "mpp": grid.plan.mpp,
-                "min_tissue": store.attributes(grid_unit(name))["config"]["min_tissue"],
+                "settings": store.attributes(grid_unit(name))["config"],
                 "features": features,
             }
         )

@@ -17,7 +17,7 @@ from wsiprep.tissue.config import TissueConfig
 from wsiprep.tissue.given import given_digest, given_tissue
 from wsiprep.tissue.segmenters import registry as segmenters
 
-__all__ = ["FORMAT", "FoundTissue", "detect_tissue", "segmenters", "tissue_key"]
+__all__ = ["FORMAT", "FoundTissue", "check_segmenter", "detect_tissue", "segmenters", "tissue_key"]
 
 FORMAT = 1
 """Raised whenever cleaning or reading masks gives another answer for the same settings."""
@@ -99,9 +99,11 @@ def tissue_key(info: SlideInfo, cfg: TissueConfig) -> str:
     del settings["segmenter_option"]
     segmenter: dict[str, Any] | None = None
     if cfg.mask is not None:
-        settings["mask"] = {
-            "sha256": given_digest(cfg.mask, info.id),
+        # A given mask is taken as it is: only the grid of a GeoJSON depends on a setting.
+        settings = {
+            "mask": given_digest(cfg.mask, info.id),
             "suffix": cfg.mask.suffix.lower(),
+            "tissue_mpp": cfg.tissue_mpp,
         }
     else:
         module = segmenters.load(cfg.segmenter)
@@ -118,6 +120,15 @@ def tissue_key(info: SlideInfo, cfg: TissueConfig) -> str:
             "segmenter": segmenter,
         }
     )
+
+
+def check_segmenter(cfg: TissueConfig) -> None:
+    """Refuse a segmenter that is not there, or options that it does not have.
+
+    Raises:
+        UnknownPluginError, PluginUnavailableError, ConfigError: as `detect_tissue`.
+    """
+    _options(segmenters.load(cfg.segmenter), cfg)
 
 
 def _options(module: Any, cfg: TissueConfig) -> Settings:

@@ -67,9 +67,10 @@ class OpenSlideSlide(BaseSlide):
         handle.close()
 
     def _read_box(self, handle: Any, level: int, box: Box) -> NDArray[np.uint8]:
-        scale = self._info.downsamples[level]
+        native = self._native_levels[level]
+        scale = handle.level_downsamples[native]  # OpenSlide divides by its own
         origin0 = (round(box.x * scale), round(box.y * scale))
-        region = handle.read_region(origin0, self._native_levels[level], (box.width, box.height))
+        region = handle.read_region(origin0, native, (box.width, box.height))
         rgba = np.asarray(region)
         size = self._info.level_sizes[level]
         if (size.width, size.height) in self._ycbcr:

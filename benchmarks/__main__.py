@@ -1,0 +1,19 @@
+"""Every benchmark in turn, with the same flags: `python benchmarks --markdown RESULTS.md`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+FILES = ("tile_read.py", "store_layout.py", "end_to_end.py")
+
+
+def main(argv: list[str]) -> int:
+    here = Path(__file__).parent
+    runs = [subprocess.run([sys.executable, str(here / f), *argv], check=False) for f in FILES]
+    return max(run.returncode for run in runs)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,153 @@
+"""Every example runs on a synthetic slide and says something; the Slurm script deals slides out."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from wsiprep.store import FeatureStore
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+NEEDLES = {
+    "01_open_a_slide": "region      uint8 (64, 128, 3)",
+    "02_find_tissue": "wrote small.geojson",
+    "03_place_patches": "read 512 px area-averaged 2:1 to 256 px",
+    "04_run_a_folder": "all of it was there already",
+    "05_read_features": "1280) torch.float16",
+    "06_add_an_encoder": "small: ok,",
+    "07_restrict_to_a_geojson": "geojson:tumour.geojson",
+}
+"""What an example must say, so that it did what its name promises."""
+
+SLOW = {"04_run_a_folder", "05_read_features"}
+"""They load torch, timm and lite0: some ten seconds on a busy machine."""
+
+
+def run(script: Path, *args: Path | str, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:__main__", str(script), *map(str, args)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_example_is_known():
+    assert {script.stem for script in SCRIPTS} == set(NEEDLES)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(s, marks=[pytest.mark.slow] if s.stem in SLOW else []) for s in SCRIPTS],
+    ids=lambda script: script.stem,
+)
+def test_example_runs_on_a_slide_of_the_user(script, small_slide, tmp_path):
+    text = run(script, small_slide, cwd=tmp_path)
+    assert NEEDLES[script.stem] in text
+    assert list(tmp_path.iterdir()) == []  # results went to a temporary folder
+
+
+def test_example_makes_its_own_slide_and_keeps_results_where_told(tmp_path, small_slide):
+    assert "synthetic: 2048 x 1536 px" in run(EXAMPLES / "01_open_a_slide.py", cwd=tmp_path)
+    run(EXAMPLES / "02_find_tissue.py", small_slide, tmp_path / "out", cwd=tmp_path)
+    assert {p.suffix for p in (tmp_path / "out").iterdir()} == {".geojson", ".jpg"}
+
+
+@pytest.mark.slow
+def test_folder_example_makes_two_slides_and_a_broken_one(tmp_path):
+    text = run(EXAMPLES / "04_run_a_folder.py", cwd=tmp_path)
+    assert len(re.findall(r"case_[12] +ok", text)) == 2
+    assert len(re.findall(r"case_[12] +skipped", text)) == 2
+    assert len(re.findall(r"case_3 +failed", text)) == 2
+    assert "is empty (0 bytes)" in text
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_example_is_short_and_says_what_it_needs(script):
+    lines = script.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 60
+    start = lines.index("# /// script")
+    stop = lines.index("# ///")
+    said = tomllib.loads("\n".join(line.removeprefix("# ") for line in lines[start + 1 : stop]))
+    assert said["requires-python"] == ">=3.11"
+    assert [name.partition("[")[0] for name in said["dependencies"]] == ["wsiprep"]
+
+
+def test_the_encoder_example_keeps_its_contract(tmp_path):
+    copy = shutil.copy(EXAMPLES / "06_add_an_encoder.py", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", copy],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"\b1\d passed", done.stdout)
+    assert "skipped" not in done.stdout
+
+
+def test_slurm_tasks_share_out_the_manifest(tmp_path, small_slide):
+    for name in ("a", "b", "c"):
+        shutil.copy(small_slide, tmp_path / f"{name}.tiff")
+    manifest = tmp_path / "cohort.csv"
+    with manifest.open("w", newline="") as file:
+        csv.writer(file).writerows([["slide_id", "path"], *([n, f"{n}.tiff"] for n in "abc")])
+    for task in (3, 4):
+        done = slurm_task(task, 2, manifest, tmp_path / "out", "--encoder", "test")
+        assert done.returncode == 0, done.stderr
+    stores = sorted((tmp_path / "out").glob("*.zarr"))
+    assert [store.stem for store in stores] == ["a", "b", "c"]
+    assert all(len(FeatureStore(store).features("test")) for store in stores)
+    shards = {p.name: p.read_text().split()[1:] for p in tmp_path.glob("cohort.shard-*")}
+    assert shards == {
+        "cohort.shard-0-of-2.csv": ["a,a.tiff", "c,c.tiff"],
+        "cohort.shard-1-of-2.csv": ["b,b.tiff"],
+    }
+
+
+def test_a_slurm_task_without_slides_ends_well(tmp_path):
+    manifest = tmp_path / "cohort.csv"
+    manifest.write_text("slide_id,path\na,a.tiff\n")
+    done = slurm_task(4, 2, manifest, tmp_path / "out")
+    assert done.returncode == 0
+    assert done.stdout == "no slides for task 1 of 2\n"
+
+
+def slurm_task(
+    task: int, tasks: int, manifest: Path, out: Path, *flags: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the batch script as Slurm would, in an array that begins at 3."""
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("there is no bash here")
+    program = Path(sys.executable).parent / "wsiprep"
+    if not program.exists():
+        pytest.skip("the program wsiprep is not installed beside this Python")
+    return subprocess.run(
+        [bash, str(EXAMPLES / "slurm" / "prepare.sbatch"), str(manifest), str(out), *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **os.environ,
+            "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
+            "SLURM_ARRAY_TASK_ID": str(task),
+            "SLURM_ARRAY_TASK_MIN": "3",
+            "SLURM_ARRAY_TASK_COUNT": str(tasks),
+            "SLURM_CPUS_PER_TASK": "2",
+        },
+    )

@@ -1,0 +1,91 @@
+"""What a run settles before its first slide: each slide's own settings, plug-ins, encoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wsiprep.core.config import leaves, override
+from wsiprep.core.contracts import Encoder
+from wsiprep.core.errors import ConfigError, UsageError
+from wsiprep.encoders.config import EncoderConfig
+from wsiprep.encoders.load import load_encoder
+from wsiprep.slide.config import SlideConfig
+from wsiprep.slide.fingerprint import fingerprint
+from wsiprep.slide.open import readers
+from wsiprep.store.schema import safe_name
+from wsiprep.store.write import find_store
+from wsiprep.tasks.config import AnyConfig, stages
+from wsiprep.tasks.inputs import Inputs, SlideRef
+from wsiprep.tissue.detect import check_segmenter
+
+__all__ = ["load_encoders", "own_mpp", "own_settings"]
+
+
+def own_settings(cfg: AnyConfig, inputs: Inputs) -> list[AnyConfig]:
+    """The settings of each slide: those of the command, with its cells of the manifest.
+
+    Raises:
+        UsageError: a cell is no value of its setting, one mask was given for several slides, or
+            there is no reader or segmenter of a name.
+        PluginUnavailableError: a reader or segmenter does not import.
+    """
+    tissue = stages(cfg).tissue
+    if tissue is not None and tissue.mask and len(inputs.slides) > 1:
+        raise UsageError(
+            f"--mask is for a single slide, but there are {len(inputs.slides)}.",
+            hint="Name each slide's mask in the manifest column `mask`.",
+        )
+    known = {name for _, name, _, _ in leaves(type(cfg))}
+    configs: list[AnyConfig] = []
+    checked: set[str] = set()
+    for ref in inputs.slides:
+        values = {name: value for name, value in ref.overrides.items() if name in known}
+        own = override(cfg, values, f"manifest row of '{ref.id}'") if values else cfg
+        plugins = f"{own.slide.reader} {stages(own).tissue}"
+        if plugins not in checked:
+            checked.add(plugins)
+            _check_plugins(own)
+        configs.append(own)
+    return configs
+
+
+def _check_plugins(cfg: AnyConfig) -> None:
+    if cfg.slide.reader != "auto":
+        readers.load(cfg.slide.reader)
+    tissue = stages(cfg).tissue
+    if tissue is not None and tissue.mask is None:
+        check_segmenter(tissue)
+
+
+def load_encoders(cfg: EncoderConfig | None, device: str) -> list[Encoder]:
+    """The encoders of a run, with their weights.
+
+    Raises:
+        ConfigError: two of them would be stored under one name.
+        UsageError, EnvironmentProblem: as `load_encoder`.
+    """
+    if cfg is None:
+        return []
+    encoders = [load_encoder(name, cfg, device) for name in cfg.encoder]
+    names = [safe_name(encoder.spec.name) for encoder in encoders]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"two of the encoders {', '.join(cfg.encoder)} would be stored under one name.",
+            hint="Name one of them, and run once for each.",
+        )
+    return encoders
+
+
+def own_mpp(out: Path, ref: SlideRef, cfg: AnyConfig) -> SlideConfig:
+    """How to open a slide: with the µm/px that `segment` was told, where a later stage is not.
+
+    Only where the command does not find tissue itself and does not overwrite.
+    """
+    given = cfg.slide.slide_mpp is not None or cfg.slide.mpp_from_objective
+    later = stages(cfg).tissue is None and not cfg.run.overwrite
+    if given or not later or not ref.path.exists():
+        return cfg.slide
+    stored = find_store(out, ref.id, fingerprint(ref.path))
+    if stored is None or stored.slide.mpp_source == "metadata":
+        return cfg.slide
+    return cfg.slide.model_copy(update={"slide_mpp": stored.slide.mpp})
