@@ -12,6 +12,8 @@ __getattr__, _names = lazy_names(
         "detect_tissue": "tissue",
         "make_grid": "grid",
         "load_encoder": "encoders",
+        "PrepareConfig": "tasks.config",
+        "prepare": "tasks.prepare",
     },
 )
 __all__ = [*_names, "__version__"]

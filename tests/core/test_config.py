@@ -49,7 +49,7 @@ def test_an_unknown_name_is_refused_with_the_nearest():
 def test_a_wrong_value_names_the_flag_and_where_it_came_from():
     with pytest.raises(ConfigError, match=r"--min-tissue in run\.yaml: .*less than or equal to 1"):
         build(PrepareConfig, ("run.yaml", {"min_tissue": 3, "output": "x"}))
-    with pytest.raises(ConfigError, match="--output: Field required"):
+    with pytest.raises(ConfigError, match="--output is required"):
         build(PrepareConfig)
 
 

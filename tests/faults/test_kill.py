@@ -17,12 +17,12 @@ from wsiprep.store.verify import verify_output
 # Each tile takes a moment, so that a kill lands in the middle.
 PROGRAM = """
 import sys, time
-from wsiprep.tasks import steps
-honest = steps.encode
+from wsiprep.tasks import encode
+honest = encode.encode
 def slow(*args):
     time.sleep(float(sys.argv[3]))
     return honest(*args)
-steps.encode = slow
+encode.encode = slow
 from wsiprep.core.config import build
 from wsiprep.tasks.config import PrepareConfig
 from wsiprep.tasks.prepare import prepare
@@ -33,6 +33,8 @@ def tell(event):
     print(event.kind, event.done, flush=True)
 report = prepare(cfg, tell)
 print("operations", globals().get("count", 0))
+if report.problem:
+    print(type(report.problem).__name__, report.problem, file=sys.stderr)
 print("encoded", sum(r.encoded for r in report.rows), flush=True)
 sys.exit(report.exit_code)
 """

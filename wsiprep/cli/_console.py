@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from functools import cache
 from typing import Any
@@ -29,10 +30,20 @@ def stdout() -> Console:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode())
+
+
+class _Console(Console):
+    """A console whose reader may go away without stopping the work."""
+
+    def on_broken_pipe(self) -> None:
+        """Write to nowhere from now on."""
+        self.file = open(os.devnull, "w")  # noqa: SIM115 - it serves until the program ends
+        self.quiet = True
 
 
 def _console(*, stderr: bool, terminal: bool) -> Console:
     if terminal:
-        return Console(stderr=stderr)
-    return Console(stderr=stderr, width=LOG_WIDTH, soft_wrap=True)
+        return _Console(stderr=stderr)
+    return _Console(stderr=stderr, width=LOG_WIDTH, soft_wrap=True)

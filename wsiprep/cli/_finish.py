@@ -15,6 +15,9 @@ from wsiprep.core.report import OnEvent, RunReport
 
 __all__ = ["execute", "finish", "print_estimate"]
 
+NARROW = 60
+"""Columns below which failures are told in lines instead of a table."""
+
 MAX_ROWS = 40
 """Rows of the closing table; failures are always all shown."""
 
@@ -62,6 +65,9 @@ def finish(
 
 def _print_report(report: RunReport, log: str) -> None:
     console = stderr()
+    if console.width < NARROW:
+        for row in report.failed:
+            console.print(escape(f"{row.slide}: {row.stage}: {row.reason} {row.remedy}"))
     table = Table(title=None, show_edge=False, pad_edge=False, header_style="bold")
     for column, justify in (
         ("slide", "left"),
@@ -80,6 +86,8 @@ def _print_report(report: RunReport, log: str) -> None:
             what = f"{row.stage}: {row.reason} {row.remedy}"
         elif row.bad_tiles:
             what = f"{row.bad_tiles} unreadable tiles masked"
+        elif row.status == "empty" and row.notes:
+            what = f"{row.reason}; {row.notes[-1]}"
         table.add_row(
             escape(row.slide),
             f"[{COLOURS[row.status]}]{row.status}[/]",
@@ -88,7 +96,7 @@ def _print_report(report: RunReport, log: str) -> None:
             f"{row.seconds:.1f}",
             escape(what),
         )
-    if report.rows:
+    if report.rows and console.width >= NARROW:
         console.print(table)
     if len(shown) < len(report.rows):
         console.print(f"… and {len(report.rows) - len(shown)} more that did not fail.")

@@ -114,6 +114,8 @@ class _Lines:
             self._say(f"{event.total} slide{'s' if event.total != 1 else ''}")
         elif event.kind == "stage":
             self._total, self._done, self._began, self._last = event.total, 0, now, now
+            tiles = f", {event.total:,} tiles" if event.total else ""
+            self._say(f"{event.slide}: {event.text}{tiles}")
         elif event.kind == "tiles":
             self._done += event.done
             if now - self._last >= LINE_SECONDS:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from wsiprep.cli._flags import settings_command
 from wsiprep.tasks.config import InspectConfig
 
@@ -15,23 +17,27 @@ __all__ = ["command"]
 def command(cfg: InspectConfig) -> None:
     """Show what a slide or a store holds, and how patches would be read."""
     from wsiprep.cli._console import print_json, stdout
-    from wsiprep.core.errors import UsageError
+    from wsiprep.core.errors import SlideError, StoreError, UsageError
     from wsiprep.tasks.inspect import inspect_slide, inspect_store
 
     if not cfg.what.path:
         raise UsageError("name a slide or a store to inspect.")
-    found = []
+    found: list[dict[str, Any]] = []
     for text in cfg.what.path:
         path = Path(text).expanduser()
-        if path.suffix == ".zarr":
-            found.append(inspect_store(path))
-        else:
-            found.append(inspect_slide(path, cfg.slide, cfg.patches))
+        try:
+            if path.suffix == ".zarr":
+                found.append(inspect_store(path))
+            else:
+                found.append(inspect_slide(path, cfg.slide, cfg.patches))
+        except (SlideError, StoreError) as err:
+            found.append({"kind": "problem", "id": text, "problem": str(err)})
     if cfg.what.json_:
         print_json(found if len(found) > 1 else found[0])
-        return
-    for facts in found:
-        stdout().print(_tree(facts), highlight=False)
+    else:
+        for facts in found:
+            stdout().print(_tree(facts), highlight=False)
+    raise typer.Exit(1 if any("problem" in facts for facts in found) else 0)
 
 
 def _tree(facts: dict[str, Any]) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -50,4 +52,7 @@ for module in (run, segment, coords, embed, inspect, verify, models, doctor, dem
 
 def main() -> None:
     """Entry point of the `wsiprep` program."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller, as cron and daemons do
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     app()

@@ -31,7 +31,11 @@ class Settings(BaseModel):
     """Frozen, strict about names; the docstring under a field is its help text."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
     )
     panel: ClassVar[str] = ""
     """Heading under which `--help` shows the section's flags."""
@@ -46,6 +50,15 @@ class Settings(BaseModel):
             return values
         several = {n for n, f in cls.model_fields.items() if get_origin(f.annotation) is tuple}
         return {k: (v,) if k in several and isinstance(v, str) else v for k, v in values.items()}
+
+    @classmethod
+    def of(cls: type[T], **values: Any) -> T:
+        """A command's settings from flat names, as flags give them: `of(output="out", mpp=1)`.
+
+        Raises:
+            ConfigError: an unknown name or a wrong value.
+        """
+        return build(cls, ("settings", values))
 
     def canonical(self) -> dict[str, Any]:
         """Values as plain JSON types: what is stored and hashed."""
@@ -141,7 +154,10 @@ def _config_error(err: ValidationError, origin_of: Mapping[str, str]) -> ConfigE
         name = parts[1] if len(parts) > 1 else (parts[0] if parts else "")
         message = item["msg"].removeprefix("Value error, ")
         if len(parts) > 1:
-            given = "" if item["type"] == "missing" else f" (given: {item['input']!r})"
+            if item["type"] == "missing":
+                lines.append(f"--{name.replace('_', '-')} is required")
+                continue
+            given = f" (given: {item['input']!r})"
             origin = origin_of.get(name)
             where = f" in {origin}" if origin and origin != "command line" else ""
             lines.append(f"--{name.replace('_', '-')}{where}: {message}{given}")

@@ -59,7 +59,7 @@ def make_plan(
     finer = [i for i, d in enumerate(info.downsamples) if info.mpp * d <= mpp]
     if not finer and not allow_upsampling:
         raise UpsamplingError(
-            f"{mpp:g} µm/px was asked, but the slide has no more than {info.mpp:.4g} µm/px.",
+            f"{mpp:g} µm/px was asked, but the slide has nothing finer than {info.mpp:.4g} µm/px.",
             slide=info.id,
             stage="grid",
             hint=f"Ask for --mpp {info.mpp:.4g} or coarser, or pass --allow-upsampling.",

@@ -46,7 +46,8 @@ def open_slide(
         PluginUnavailableError: the reader asked for by name does not import.
     """
     cfg = SlideConfig() if cfg is None else cfg
-    uri = os.path.abspath(path)
+    uri = os.fspath(path)
+    uri = uri if "://" in uri else os.path.abspath(uri)
     slide_id = slide_id_of(uri) if slide_id is None else slide_id
     _check_there(uri, slide_id)
     return (_first if cfg.reader == "auto" else _by_name)(uri, cfg, slide_id)

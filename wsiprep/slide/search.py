@@ -73,7 +73,12 @@ def search_folder(
         mirax = {p.stem for p in files if p.suffix.lower() == ".mrxs"}
         dicom = [p for p in files if p.suffix.lower() == ".dcm"]
         if dicom and ".dcm" in allowed:
-            slides.extend(_dicom_slides(here))
+            series = whole_slide_series(here)
+            # Without one that can be read it is attempted as a slide, and says why it is none.
+            slides.extend([f[0] for f in series.values()] if len(series) > 1 else [here])
+            others = len(dicom) - sum(len(f) for f in series.values())
+            if series and others:
+                passed[".dcm"] += others
         if dicom_only:
             return
         for file in files:
@@ -95,12 +100,6 @@ def search_folder(
 
     visit(folder)
     return FolderSearch(tuple(slides), dict(sorted(passed.items())), unsearched, tuple(unreadable))
-
-
-def _dicom_slides(folder: Path) -> list[Path]:
-    series = whole_slide_series(folder)
-    # Without a series that can be read it is attempted as one slide, and says why it is none.
-    return [folder] if len(series) < 2 else [files[0] for files in series.values()]
 
 
 def _holds_dicom(folder: Path) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from wsiprep.core.errors import OutputError, StoreBusyError
 
 __all__ = [
+    "check_writable",
     "files_digest",
     "lock",
     "output_errors",
@@ -39,16 +40,16 @@ _REMEDY = {
 
 
 @contextmanager
-def output_errors(path: Path, passing: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+def output_errors(path: Path, passing: tuple[type[OSError], ...] = ()) -> Iterator[None]:
     """Turn an `OSError` of writing under `path` into an `OutputError` that says what to do.
 
     Args:
         path: What is being written, for the message.
-        passing: A kind of `OSError` to let through.
+        passing: Kinds of `OSError` to let through.
     """
     try:
         yield
-    except (OutputError, passing):  # type: ignore[misc]
+    except (OutputError, *passing):
         raise
     except OSError as err:
         code = err.errno or 0
@@ -57,6 +58,19 @@ def output_errors(path: Path, passing: type[OSError] | tuple[()] = ()) -> Iterat
             stage="store",
             hint=_REMEDY.get(code, "Check the output folder and run the same command again."),
         ) from err
+
+
+def check_writable(folder: Path) -> None:
+    """Try to write into a folder, or into the nearest one above it; nothing is left there.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    with output_errors(folder), tempfile.TemporaryDirectory(prefix=".wsiprep-", dir=there):
+        pass
 
 
 def sync_folder(path: Path) -> None:
@@ -189,7 +203,7 @@ def lock(path: Path, slide: str) -> Iterator[None]:
         StoreBusyError: another process holds it.
     """
     try:
-        with output_errors(path, passing=BlockingIOError):
+        with output_errors(path, passing=(BlockingIOError,)):
             handle = _acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as err:
         raise StoreBusyError(

@@ -58,7 +58,7 @@ class Manifest:
             StoreMismatchError: its format number is not known to this version.
         """
         root = path / "zarr.json"
-        hint = "Delete the folder and run again, or restore it from a copy."
+        hint = "Restore it from a copy, or pass --overwrite to start this slide anew."
         try:
             values = dict(json.loads(root.read_bytes())["attributes"][NAMESPACE])
         except (OSError, ValueError, KeyError, TypeError) as err:

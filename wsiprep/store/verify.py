@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from wsiprep.core.errors import StoreError
 from wsiprep.store.disk import files_digest
@@ -75,8 +76,9 @@ def _check_unit(manifest: Manifest, name: str, unit: Unit) -> list[Finding]:
     slide = manifest.slide.id
     command = {0: "segment", 1: "coords"}.get(name.count("/"), "embed")
     remedy = (
-        f"`wsiprep {command} {manifest.slide.uri} -o {manifest.path.parent} --overwrite` with the "
-        f"settings it was made with (`wsiprep inspect {manifest.path}` shows them)"
+        f"`wsiprep {command} {quote(manifest.slide.uri)} -o {quote(str(manifest.path.parent))} "
+        "--overwrite` with the settings it was made with "
+        f"(`wsiprep inspect {quote(str(manifest.path))}` shows them)"
     )
     found: list[Finding] = []
     actual = files_digest(manifest.path / name, skip=("features",) if command == "coords" else ())
@@ -97,11 +99,11 @@ def _check_unit(manifest: Manifest, name: str, unit: Unit) -> list[Finding]:
 
 
 def _check_strays(manifest: Manifest) -> list[Finding]:
-    """Folders of parts that no entry vouches for."""
+    """Folders of parts that no entry vouches for, and groups without metadata."""
     there = [manifest.path / TISSUE]
     there += list((manifest.path / GRIDS).glob("*/"))
     there += list((manifest.path / GRIDS).glob("*/features/*/"))
-    return [
+    found = [
         Finding(
             manifest.slide.id,
             path.relative_to(manifest.path).as_posix(),
@@ -111,6 +113,18 @@ def _check_strays(manifest: Manifest) -> list[Finding]:
         for path in there
         if path.is_dir() and path.relative_to(manifest.path).as_posix() not in manifest.units
     ]
+    groups = [manifest.path / GRIDS, *(manifest.path / GRIDS).glob("*/features/")]
+    found += [
+        Finding(
+            manifest.slide.id,
+            group.relative_to(manifest.path).as_posix(),
+            "its zarr.json is missing",
+            "run any command on this slide again; it is restored",
+        )
+        for group in groups
+        if not (group / "zarr.json").is_file()
+    ]
+    return found
 
 
 def _check_work(work: Path) -> list[Finding]:

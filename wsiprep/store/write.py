@@ -17,7 +17,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 from zarr.storage import LocalStore
 
-from wsiprep.core.errors import StoreMismatchError
+from wsiprep.core.errors import StoreCorruptError, StoreError, StoreMismatchError
 from wsiprep.core.types import CHUNK_CELLS, EncoderSpec, PatchGrid, SlideInfo, TissueMask
 from wsiprep.store.disk import (
     files_digest,
@@ -95,14 +95,15 @@ def claim_store(
     for name in names:
         path = store_path(out, name)
         # A store of another slide is passed by without asking for its lock, which may be held.
-        if name != names[-1] and path.is_dir() and _is_another(Manifest.read(path).slide, info):
+        if name != names[-1] and path.is_dir() and _is_another(path, info):
             continue
         with lock(out / WORK_FOLDER / LOCKS_FOLDER / name, info.id):
             if path.is_dir():
-                stored = Manifest.read(path).slide
-                if name != names[-1] and _is_another(stored, info):
-                    continue
-                reason = _difference(path, stored, info)
+                reason: StoreError | None = _unreadable(path) if overwrite else None
+                if reason is None:
+                    if name != names[-1] and _is_another(path, info):
+                        continue
+                    reason = _difference(path, Manifest.read(path).slide, info)
                 if reason is not None:
                     if not overwrite:
                         raise reason
@@ -110,6 +111,7 @@ def claim_store(
                     remove_tree(path, out / WORK_FOLDER / name)
             if not path.is_dir():
                 _make_root(out, path, replace(info, id=name))
+            _keep_groups(path)
             store = SlideStore(out, name, Manifest.read(path))
             store.sweep()
             try:
@@ -119,7 +121,20 @@ def claim_store(
             return
 
 
-def _is_another(stored: SlideInfo, info: SlideInfo) -> bool:
+def _unreadable(path: Path) -> StoreCorruptError | None:
+    """Why the root of a store is damaged, or None."""
+    try:
+        Manifest.read(path)
+    except StoreCorruptError as err:
+        return err
+    return None
+
+
+def _is_another(path: Path, info: SlideInfo) -> bool:
+    """Whether the store at `path` is, as far as can be read, that of another slide."""
+    if _unreadable(path):
+        return False
+    stored = Manifest.read(path).slide
     return stored.fingerprint != info.fingerprint and stored.uri != info.uri
 
 
@@ -165,6 +180,13 @@ def _make_root(out: Path, path: Path, info: SlideInfo) -> None:
         (ready / GRIDS).mkdir()
         _write_group(ready / GRIDS, {})
         publish_folder(ready, path)
+
+
+def _keep_groups(path: Path) -> None:
+    """Restore the `zarr.json` of groups that hold parts, where one was lost."""
+    for folder in [path / GRIDS, *(path / GRIDS).glob("*/features")]:
+        if folder.is_dir() and not (folder / "zarr.json").is_file():
+            _write_group(folder, {})
 
 
 def _fresh(folder: Path) -> Path:
@@ -255,7 +277,8 @@ class SlideStore:
             _put_array(group, "cell", grid.cell, ("patch", "row_col"))
             _put_array(group, "origin0_px", grid.origin0_px, ("patch", "x_y"))
             _put_array(group, "tissue", grid.tissue, ("patch",))
-            zarr.create_group(group.store, path="features")
+        with output_errors(self.path / unit):
+            _write_group(self._work / "building" / "features", {})
         self._publish(unit, key, parent, skip=("features",))
 
     def journal(

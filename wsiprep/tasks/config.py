@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from wsiprep.core.config import Settings, flag
 from wsiprep.encoders.config import EncoderConfig
@@ -56,6 +56,14 @@ class RunConfig(Settings):
 
     output: Path = Field(json_schema_extra=flag("-o"))
     """Folder for results; made when absent. An earlier run in it is resumed."""
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _not_empty(cls, value: object) -> object:
+        if value == "":  # an unset variable of a script would mean the current folder
+            raise ValueError("the folder has no name")
+        return value
+
     batch_size: int = Field(default=32, ge=1)
     """Patches encoded at a time; halved by itself when memory runs out."""
     workers: int | None = Field(default=None, ge=1, le=256)

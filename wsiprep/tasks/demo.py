@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wsiprep.core.config import build
 from wsiprep.core.report import Event, OnEvent, RunReport
 from wsiprep.tasks.config import PrepareConfig
 from wsiprep.tasks.prepare import prepare
@@ -31,5 +30,4 @@ def demo(slide: Path | None, output: Path, on_event: OnEvent = lambda _: None) -
             on_event(Event("note", text=f"Making a synthetic H&E slide: {slide}"))
             output.mkdir(parents=True, exist_ok=True)
             write_slide(slide, SyntheticSlide())
-    cfg = build(PrepareConfig, ("demo", {"slides": (str(slide),), "output": output}))
-    return prepare(cfg, on_event)
+    return prepare(PrepareConfig.of(slides=(str(slide),), output=output), on_event)

@@ -171,7 +171,7 @@ def _fill(
                     )
                     work.journal.append(start, vectors, batch.ok)
             ctx.on_event(Event("tiles", slide=slide.info.id, done=len(batch.index)))
-            ctx.check_stop()
+            ctx.stop.check()
     finally:
         tiles.close()
 

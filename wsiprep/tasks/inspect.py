@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wsiprep.core.errors import ResolutionError
+from wsiprep.core.types import SlideInfo
 from wsiprep.grid.config import GridConfig
 from wsiprep.grid.plan import make_plan
 from wsiprep.slide.config import SlideConfig
@@ -20,11 +21,21 @@ __all__ = ["inspect_slide", "inspect_store"]
 def inspect_slide(path: Path, cfg: SlideConfig, grid: GridConfig) -> dict[str, Any]:
     """Sizes, levels, resolution with its source, and the reading plan for a resolution.
 
+    A slide whose µm/px is missing or implausible has `problem` instead of a plan.
+
     Raises:
         SlideOpenError: no reader opens it.
-        ResolutionError: its µm/px is missing or implausible.
     """
-    with open_slide(path, cfg) as slide:
+    problem = ""
+    try:
+        slide = open_slide(path, cfg)
+    except ResolutionError as err:
+        # Sizes and levels are what helps to find the right scale.
+        problem = str(err)
+        slide = open_slide(path, cfg.model_copy(update={"slide_mpp": 1.0}))
+    with slide:
+        if problem:
+            return {**_facts(slide.info), "mpp": None, "mpp_source": None, "problem": problem}
         info = slide.info
         plan: dict[str, Any]
         try:
@@ -38,37 +49,31 @@ def inspect_slide(path: Path, cfg: SlideConfig, grid: GridConfig) -> dict[str, A
             plan = {**asdict(chosen), "text": chosen.describe()}
         except ResolutionError as err:
             plan = {"text": str(err)}
-        return {
-            "kind": "slide",
-            "id": info.id,
-            "path": info.uri,
-            "reader": info.reader,
-            "reader_reason": info.reader_reason,
-            "vendor": info.vendor,
-            "size0": [info.size0.width, info.size0.height],
-            "mpp": info.mpp,
-            "mpp_source": info.mpp_source,
-            "objective": info.objective,
-            "size_mm": [
-                round(info.size0.width * info.mpp / 1000, 3),
-                round(info.size0.height * info.mpp / 1000, 3),
-            ],
-            "levels": [
-                {
-                    "level": i,
-                    "size": [size.width, size.height],
-                    "downsample": downsample,
-                    "mpp": info.mpp * downsample,
-                }
-                for i, (size, downsample) in enumerate(
-                    zip(info.level_sizes, info.downsamples, strict=True)
-                )
-            ],
-            "bounds0": asdict(info.bounds0),
-            "fingerprint": info.fingerprint,
-            "plan": plan,
-            "notes": list(info.notes),
-        }
+        side_mm = [round(n * info.mpp / 1000, 3) for n in (info.size0.width, info.size0.height)]
+        return {**_facts(info), "size_mm": side_mm, "plan": plan, "notes": list(info.notes)}
+
+
+def _facts(info: SlideInfo) -> dict[str, Any]:
+    return {
+        "kind": "slide",
+        "id": info.id,
+        "path": info.uri,
+        "reader": info.reader,
+        "reader_reason": info.reader_reason,
+        "vendor": info.vendor,
+        "size0": [info.size0.width, info.size0.height],
+        "mpp": info.mpp,
+        "mpp_source": info.mpp_source,
+        "objective": info.objective,
+        "levels": [
+            {"level": i, "size": [size.width, size.height], "downsample": downsample}
+            for i, (size, downsample) in enumerate(
+                zip(info.level_sizes, info.downsamples, strict=True)
+            )
+        ],
+        "bounds0": asdict(info.bounds0),
+        "fingerprint": info.fingerprint,
+    }
 
 
 def inspect_store(path: Path) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 from wsiprep.core.contracts import Encoder, Slide
@@ -14,13 +16,14 @@ from wsiprep.core.errors import (
     EnvironmentProblem,
     Interrupted,
     MissingStageError,
+    StoreBusyError,
     StoreError,
     WsiprepError,
 )
 from wsiprep.core.report import Event, OnEvent, RunReport, SlideOutcome
 from wsiprep.core.types import PatchGrid, TissueMask
 from wsiprep.slide.open import open_slide
-from wsiprep.store.disk import output_errors
+from wsiprep.store.disk import check_writable, output_errors
 from wsiprep.store.read import FeatureStore
 from wsiprep.store.schema import LOCKS_FOLDER, TISSUE, WORK_FOLDER, grid_unit
 from wsiprep.store.write import SlideStore, claim_store
@@ -31,7 +34,7 @@ from wsiprep.tasks.inputs import SlideRef, gather
 from wsiprep.tasks.interrupt import stop_requests
 from wsiprep.tasks.record import Record
 from wsiprep.tasks.redo import RedoLog
-from wsiprep.tasks.slides import load_encoders, own_mpp, own_settings
+from wsiprep.tasks.slides import load_encoders, own_mpp, own_settings, random_weights
 from wsiprep.tasks.steps import Context, place, segment
 
 __all__ = ["prepare", "prepare_slide"]
@@ -61,7 +64,7 @@ def prepare_slide(
             tissue, thumbnail = segment(slide, store, stage.tissue, ctx)
         else:
             tissue = _found_tissue(slide, store)
-        ctx.check_stop()
+        ctx.stop.check()
 
         if stage.patches is not None:
             name, grid = place(store, slide.info, tissue, stage.patches, ctx)
@@ -71,11 +74,12 @@ def prepare_slide(
         if grid is not None:
             ctx.on_event(Event("plan", slide=store.name, text=grid.plan.describe()))
             row = replace(row, patches=len(grid), plan=grid.plan.describe())
-        ctx.check_stop()
+        ctx.stop.check()
 
         row = replace(row, geojson=str(outputs.write_outlines(store, tissue)))
         if cfg.run.overlay:
-            picture = outputs.draw_overlay(slide, store, tissue, thumbnail, name, grid)
+            with ctx.stop.at_once():
+                picture = outputs.draw_overlay(slide, store, tissue, thumbnail, name, grid)
             row = replace(row, overlay=str(picture))
         if grid is not None and name is not None and stage.encoding is not None:
             done = embed(slide, store, name, grid, encoders, stage.encoding, ctx)
@@ -107,10 +111,11 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
     """
     inputs = gather(cfg.inputs)
     configs = own_settings(cfg, inputs)
-    encoders = load_encoders(stages(cfg).encoding, cfg.run.device)
-    for note in inputs.notes:
-        on_event(Event("note", text=note))
     out = cfg.run.output
+    check_writable(out)
+    encoders = load_encoders(stages(cfg).encoding, cfg.run.device)
+    for note in (*inputs.notes, *random_weights(encoders)):
+        on_event(Event("note", text=note))
     with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     record = Record(out)
@@ -118,15 +123,20 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
     redo = RedoLog(cfg)
     report = RunReport()
     on_event(Event("run", total=len(inputs.slides)))
-    with stop_requests() as check_stop:
+    with stop_requests() as stop:
         try:
-            for ref, own in zip(inputs.slides, configs, strict=True):
-                check_stop()
+            waiting = deque(zip(inputs.slides, configs, repeat(False), strict=False))
+            while waiting:
+                stop.check()
+                ref, own, deferred = waiting.popleft()
                 again = own.run.overwrite and not redo.is_done(ref.path)
                 run = own.run.model_copy(update={"overwrite": again})
-                row, report.problem = _attempt(
-                    ref, own, encoders, Context(run, on_event, check_stop), record
-                )
+                ctx = Context(run, on_event, stop)
+                outcome = _attempt(ref, own, encoders, ctx, record, deferred)
+                if outcome is None:  # another process has it; look again after the others
+                    waiting.append((ref, own, True))
+                    continue
+                row, report.problem = outcome
                 report.rows.append(row)
                 on_event(Event("outcome", slide=row.slide, outcome=row))
                 if report.problem or (row.status == "failed" and cfg.run.fail_fast):
@@ -149,9 +159,17 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
 
 
 def _attempt(
-    ref: SlideRef, cfg: AnyConfig, encoders: Sequence[Encoder], ctx: Context, record: Record
-) -> tuple[SlideOutcome, EnvironmentProblem | None]:
-    """`prepare_slide`, with its failure as a row. The one place that catches everything."""
+    ref: SlideRef,
+    cfg: AnyConfig,
+    encoders: Sequence[Encoder],
+    ctx: Context,
+    record: Record,
+    deferred: bool,
+) -> tuple[SlideOutcome, EnvironmentProblem | None] | None:
+    """`prepare_slide`, with its failure as a row. The one place that catches everything.
+
+    None if another process is writing the slide, and it was not `deferred` for that before.
+    """
     began = time.monotonic()
     trace = ""
     problem = None
@@ -160,6 +178,8 @@ def _attempt(
     except Interrupted:
         raise
     except WsiprepError as err:
+        if isinstance(err, StoreBusyError) and not deferred:
+            return None
         problem = err if isinstance(err, EnvironmentProblem) else None
         row = _failure(ref, err)
     except Exception as err:  # noqa: BLE001 - a bug met on one slide must not cost the others

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from wsiprep.core.config import leaves, override
 from wsiprep.core.contracts import Encoder
 from wsiprep.core.errors import ConfigError, UsageError
 from wsiprep.encoders.config import EncoderConfig
-from wsiprep.encoders.load import load_encoder
+from wsiprep.encoders.load import families, load_encoder, parse_name
 from wsiprep.slide.config import SlideConfig
 from wsiprep.slide.fingerprint import fingerprint
 from wsiprep.slide.open import readers
@@ -18,7 +19,7 @@ from wsiprep.tasks.config import AnyConfig, stages
 from wsiprep.tasks.inputs import Inputs, SlideRef
 from wsiprep.tissue.detect import check_segmenter
 
-__all__ = ["load_encoders", "own_mpp", "own_settings"]
+__all__ = ["load_encoders", "own_mpp", "own_settings", "random_weights"]
 
 
 def own_settings(cfg: AnyConfig, inputs: Inputs) -> list[AnyConfig]:
@@ -37,6 +38,7 @@ def own_settings(cfg: AnyConfig, inputs: Inputs) -> list[AnyConfig]:
         )
     known = {name for _, name, _, _ in leaves(type(cfg))}
     configs: list[AnyConfig] = []
+    _check_encoders(cfg)
     checked: set[str] = set()
     for ref in inputs.slides:
         values = {name: value for name, value in ref.overrides.items() if name in known}
@@ -57,6 +59,13 @@ def _check_plugins(cfg: AnyConfig) -> None:
         check_segmenter(tissue)
 
 
+def _check_encoders(cfg: AnyConfig) -> None:
+    """Refuse an encoder family that is not there, before anything is loaded or written."""
+    encoding = stages(cfg).encoding
+    for name in encoding.encoder if encoding else ():
+        families.load(parse_name(name)[0])
+
+
 def load_encoders(cfg: EncoderConfig | None, device: str) -> list[Encoder]:
     """The encoders of a run, with their weights.
 
@@ -74,6 +83,15 @@ def load_encoders(cfg: EncoderConfig | None, device: str) -> list[Encoder]:
             hint="Name one of them, and run once for each.",
         )
     return encoders
+
+
+def random_weights(encoders: Sequence[Encoder]) -> list[str]:
+    """A sentence for each encoder whose features mean nothing."""
+    return [
+        f"'{encoder.spec.name}' has random weights: its features measure speed and mean nothing."
+        for encoder in encoders
+        if encoder.spec.weights == "random"
+    ]
 
 
 def own_mpp(out: Path, ref: SlideRef, cfg: AnyConfig) -> SlideConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from wsiprep.store.schema import TISSUE, grid_unit
 from wsiprep.store.write import SlideStore
 from wsiprep.tasks import outputs
 from wsiprep.tasks.config import RunConfig
+from wsiprep.tasks.interrupt import StopRequests
 from wsiprep.tiles.workers import default_workers
 from wsiprep.tissue.config import TissueConfig
 from wsiprep.tissue.detect import detect_tissue, tissue_key
@@ -34,12 +35,12 @@ class Context:
     Attributes:
         run: How the work is done.
         on_event: Where progress is told.
-        check_stop: Raises `Interrupted` once a stop was asked for.
+        stop: Whether a stop was asked for.
     """
 
     run: RunConfig
     on_event: OnEvent
-    check_stop: Callable[[], None]
+    stop: StopRequests
 
     @property
     def workers(self) -> int:
@@ -68,7 +69,8 @@ def segment(
             )
         return stored.tissue(), None
     ctx.on_event(Event("stage", slide=slide.info.id, text="tissue"))
-    tissue, thumbnail = detect_tissue(slide, cfg)
+    with ctx.stop.at_once():
+        tissue, thumbnail = detect_tissue(slide, cfg)
     outputs.remove_pictures(store)
     store.put_tissue(tissue, key, cfg.canonical())
     return tissue, thumbnail
@@ -115,9 +117,10 @@ def mismatch(
     info: SlideInfo, what: str, stored: Mapping[str, Any], asked: Mapping[str, Any]
 ) -> StoreMismatchError:
     """The refusal to mix settings, naming each that differs."""
+    words = {"note", "license", "source"}
     changed = [
         f"{name} {stored.get(name)!r} -> {asked.get(name)!r}"
-        for name in sorted(set(stored) | set(asked))
+        for name in sorted((set(stored) | set(asked)) - words)
         if stored.get(name) != asked.get(name)
     ]
     why = "; ".join(changed) or "by another version of the code, or from another file"
