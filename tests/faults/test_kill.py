@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -26,8 +27,10 @@ encode.encode = slow
 from wsiprep.core.config import build
 from wsiprep.tasks.config import PrepareConfig
 from wsiprep.tasks.prepare import prepare
+import json, os
+more = json.loads(os.environ.get("MORE_SETTINGS", "{}"))
 cfg = build(PrepareConfig, ("", {"slides": (sys.argv[1],), "output": sys.argv[2],
-    "encoder": ("test",), "patch_size": 64, "batch_size": 8, "overlay": False}))
+    "encoder": ("test",), "patch_size": 64, "batch_size": 8, "overlay": False, **more}))
 from wsiprep.core.report import Event
 def tell(event):
     print(event.kind, event.done, flush=True)
@@ -167,6 +170,36 @@ def test_a_kill_at_chosen_disk_operations(small_slide, tmp_path, undisturbed, po
     ending = [total - 3 * i for i in range(points - points // 2)]
     for step in sorted({s for s in spread + ending if s > 0}):
         out = tmp_path / str(step)
+        died = subprocess.run(
+            [*args, str(out), "0", str(step)], capture_output=True, text=True, check=False
+        )
+        assert died.returncode == -signal.SIGKILL, died.stderr
+        process = start(small_slide, out, 0)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        assert tree(out) == expected, step
+        assert verify_output(out).findings == (), step
+
+
+@pytest.mark.parametrize("points", [4, pytest.param(40, marks=pytest.mark.slow)])
+def test_a_killed_overwrite_resumes_to_the_bytes_of_a_fresh_run(
+    small_slide, tmp_path, undisturbed, points, monkeypatch
+):
+    """Old settings' mask, grid, features and outlines never survive in a run that says ok."""
+    change = {"min_tissue": 0.3, "min_tissue_area": 0.2, "holes": "remove"}
+    monkeypatch.setenv("MORE_SETTINGS", json.dumps(change))
+    process = start(small_slide, tmp_path / "fresh", 0)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    expected = tree(tmp_path / "fresh")
+    monkeypatch.setenv("MORE_SETTINGS", json.dumps({**change, "overwrite": True}))
+    args = [sys.executable, "-c", KILL_AT + PROGRAM, str(small_slide)]
+    for k in range(points):
+        out = tmp_path / str(k)
+        for name, content in undisturbed[0].items():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_bytes(content)
+        step = 8 + round(k * 110 / points)
         died = subprocess.run(
             [*args, str(out), "0", str(step)], capture_output=True, text=True, check=False
         )

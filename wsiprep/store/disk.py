@@ -47,9 +47,10 @@ def output_errors(path: Path, passing: tuple[type[OSError], ...] = ()) -> Iterat
         path: What is being written, for the message.
         passing: Kinds of `OSError` to let through.
     """
+    through: tuple[type[OSError], ...] = (OutputError, *passing)
     try:
         yield
-    except (OutputError, *passing):
+    except through:
         raise
     except OSError as err:
         code = err.errno or 0
