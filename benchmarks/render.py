@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from harness import Result
+    from case import Result
 
 __all__ = [
     "append_records",

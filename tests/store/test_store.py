@@ -23,9 +23,9 @@ from wsiprep.core.types import EncoderSpec, PatchGrid, Size, TissueMask
 from wsiprep.grid.build import cell_origins, chunk_order, make_grid
 from wsiprep.grid.config import GridConfig
 from wsiprep.grid.plan import make_plan
+from wsiprep.store.claim import claim_store, find_store
 from wsiprep.store.read import FeatureStore
 from wsiprep.store.verify import verify_output
-from wsiprep.store.write import claim_store, find_store
 
 SPEC = EncoderSpec("fake:net", 6, None, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), weights_sha256="ab")
 

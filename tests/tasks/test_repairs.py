@@ -12,10 +12,10 @@ import pytest
 
 from tests.tasks.test_prepare import run, tree
 from wsiprep.core.errors import StoreCorruptError
+from wsiprep.store.claim import find_store
 from wsiprep.store.disk import lock
 from wsiprep.store.read import FeatureStore
 from wsiprep.store.verify import verify_output
-from wsiprep.store.write import find_store
 from wsiprep.tasks.config import CoordsConfig, EmbedConfig, PrepareConfig, SegmentConfig
 
 COMMANDS = {"segment": SegmentConfig, "coords": CoordsConfig, "embed": EmbedConfig}

@@ -8,8 +8,8 @@ __getattr__, __all__ = lazy_names(
         "FeatureArray": "read",
         "FeatureStore": "read",
         "SlideStore": "write",
-        "claim_store": "write",
-        "find_store": "write",
+        "claim_store": "claim",
+        "find_store": "claim",
         "verify_output": "verify",
     },
 )

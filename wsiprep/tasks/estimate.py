@@ -15,8 +15,8 @@ from wsiprep.core.report import Event, OnEvent
 from wsiprep.core.types import PatchGrid, Point
 from wsiprep.grid.build import make_grid
 from wsiprep.slide.open import open_slide
+from wsiprep.store.claim import find_store
 from wsiprep.store.read import FeatureStore
-from wsiprep.store.write import find_store
 from wsiprep.tasks.config import AnyConfig, stages
 from wsiprep.tasks.inputs import SlideRef, gather
 from wsiprep.tasks.slides import load_encoders, own_mpp, own_settings

@@ -23,10 +23,11 @@ from wsiprep.core.errors import (
 from wsiprep.core.report import Event, OnEvent, RunReport, SlideOutcome
 from wsiprep.core.types import PatchGrid, TissueMask
 from wsiprep.slide.open import open_slide
+from wsiprep.store.claim import claim_store
 from wsiprep.store.disk import check_writable, output_errors
 from wsiprep.store.read import FeatureStore
 from wsiprep.store.schema import LOCKS_FOLDER, TISSUE, WORK_FOLDER, grid_unit
-from wsiprep.store.write import SlideStore, claim_store
+from wsiprep.store.write import SlideStore
 from wsiprep.tasks import outputs
 from wsiprep.tasks.config import AnyConfig, GridChoice, stages
 from wsiprep.tasks.encode import embed

@@ -13,8 +13,8 @@ from wsiprep.encoders.load import families, load_encoder, parse_name
 from wsiprep.slide.config import SlideConfig
 from wsiprep.slide.fingerprint import fingerprint
 from wsiprep.slide.open import readers
+from wsiprep.store.claim import find_store
 from wsiprep.store.schema import safe_name
-from wsiprep.store.write import find_store
 from wsiprep.tasks.config import AnyConfig, stages
 from wsiprep.tasks.inputs import Inputs, SlideRef
 from wsiprep.tissue.detect import check_segmenter

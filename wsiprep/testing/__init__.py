@@ -1,1 +1,1 @@
-"""testing."""
+"""Contract suites for plug-in authors: `slide`, `segmenter`, `encoder`. They need pytest."""
