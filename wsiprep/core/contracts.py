@@ -24,6 +24,8 @@ class Slide(Protocol):
     def read(self, origin0: Point, level: int, size: Size) -> NDArray[np.uint8]:
         """Read a region.
 
+        The first level pixel is round(origin0 / downsample) along each axis, halves to even.
+
         Args:
             origin0: Top-left corner in level-0 pixels; may lie outside the slide.
             level: Pyramid level.
@@ -43,6 +45,9 @@ class Slide(Protocol):
         Returns:
             uint8 (h, w, 3) RGB with w = max(1, round(width0 * info.mpp / mpp)), h alike;
             never magnified beyond level 0.
+
+        Raises:
+            SlideReadError: a part of the level it is made from cannot be decoded.
         """
         ...
 
