@@ -72,6 +72,14 @@ def write_all(out, info, grid, dtype="float16", ok=None, seed=1):
     return vectors
 
 
+def claimed(out, info, **kwargs) -> str:
+    """Claim a store and put something into it, so that it stays; returns its name."""
+    with claim_store(out, info, **kwargs) as store:
+        if store.unit("tissue") is None:
+            store.put_tissue(tissue_of(info), "tissue-key", {"segmenter": "test"})
+        return store.name
+
+
 @pytest.fixture
 def info():
     return make_info(size0=(16384, 12288))
@@ -205,14 +213,19 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, info):
 
 
 def test_what_is_missing_is_said_with_what_to_run(tmp_path, info):
-    with claim_store(tmp_path, info):
-        pass
+    claimed(tmp_path, info)
     store = FeatureStore(tmp_path / "slide.zarr")
     with pytest.raises(MissingStageError, match="wsiprep coords"):
         store.grid()
     with pytest.raises(MissingStageError, match="is not there"):
-        store.tissue()
-    assert not store.has_tissue
+        store.attributes("grids/x")
+    assert store.has_tissue
+
+
+def test_a_store_that_nothing_came_of_is_removed(tmp_path, info):
+    with claim_store(tmp_path, info) as store:
+        assert store.path.is_dir()
+    assert not (tmp_path / "slide.zarr").exists()
 
 
 def test_names_are_needed_only_where_there_are_several(tmp_path, info):
@@ -274,10 +287,10 @@ def test_verify_sees_strays_and_journals(written, info):
     store, grid, _ = written
     out = store.path.parent
     assert verify_output(out).findings == ()
-    with claim_store(out, info) as claimed:
-        claimed.journal("g", "late", "k", len(grid), 3, "float16").close()
-        claimed.put_tissue(tissue_of(info, seed=5), "another-key", {})
-        claimed.forget("grids/g/features/fake-net")
+    with claim_store(out, info) as held:
+        held.journal("g", "late", "k", len(grid), 3, "float16").close()
+        held.put_tissue(tissue_of(info, seed=5), "another-key", {})
+        held.forget("grids/g/features/fake-net")
     problems = {(f.part, f.problem.split(",")[0]) for f in verify_output(out).findings}
     assert ("grids/g", "it was made from another tissue than is there now") in problems
     assert ("grids/g/features/fake-net", "it was not finished") in problems
@@ -289,17 +302,16 @@ def test_two_slides_with_one_stem_do_not_collide(tmp_path):
     second = make_info(uri="b/x.svs", fingerprint="b" * 64)
     names = []
     for info in (first, second, first, second):
-        with claim_store(tmp_path, info) as store:
-            names.append(store.name)
-            assert store.slide.fingerprint == info.fingerprint
+        names.append(claimed(tmp_path, info))
+        store = FeatureStore(tmp_path / f"{names[-1]}.zarr")
+        assert store.slide.fingerprint == info.fingerprint
     assert names == ["slide", "slide-bbbbbbbb"] * 2
     assert find_store(tmp_path, "slide", "b" * 64).slide.uri == "b/x.svs"
     assert find_store(tmp_path, "slide", "c" * 64) is None
 
 
 def test_an_id_that_the_user_gave_is_never_changed(tmp_path):
-    with claim_store(tmp_path, make_info(uri="a/x.svs", fingerprint="a" * 64), fixed_id=True):
-        pass
+    claimed(tmp_path, make_info(uri="a/x.svs", fingerprint="a" * 64), fixed_id=True)
     second = make_info(uri="b/x.svs", fingerprint="b" * 64)
     with (
         pytest.raises(StoreMismatchError, match=r"already holds another slide.*slide_id"),
@@ -322,8 +334,7 @@ def test_a_slide_that_changed_under_its_name_is_refused(tmp_path, info):
 
 
 def test_another_mpp_is_refused(tmp_path, info):
-    with claim_store(tmp_path, info):
-        pass
+    claimed(tmp_path, info)
     with (
         pytest.raises(StoreMismatchError, match=r"0\.5 µm/px.*--slide-mpp"),
         claim_store(tmp_path, replace(info, mpp=0.25)),
@@ -346,20 +357,18 @@ def test_one_writer_at_a_time(tmp_path, info):
 def test_a_part_with_a_missing_file_counts_as_not_there(written, info):
     store, _, _ = written
     next(store.path.glob("tissue/mask/c/*/*")).unlink()
-    with claim_store(store.path.parent, info) as claimed:
-        assert claimed.unit("tissue") is None
-        assert claimed.unit("grids/g") is not None
+    with claim_store(store.path.parent, info) as held:
+        assert held.unit("tissue") is None
+        assert held.unit("grids/g") is not None
 
 
 def test_odd_names_round_trip(tmp_path):
     name = "Schnitt 3 - «ä»\u0301 🧫 'x'"
     info = make_info(slide_id=name, uri=f"x/{name}.svs")
-    with claim_store(tmp_path, info) as store:
-        assert store.name == name
+    assert claimed(tmp_path, info) == name
     assert FeatureStore(tmp_path / f"{name}.zarr").slide.uri == info.uri
     undecodable = "x/\udce4.svs"
-    with claim_store(tmp_path, make_info(slide_id="u", uri=undecodable, fingerprint="9" * 64)):
-        pass
+    claimed(tmp_path, make_info(slide_id="u", uri=undecodable, fingerprint="9" * 64))
     assert FeatureStore(tmp_path / "u.zarr").slide.uri == undecodable
 
 

@@ -91,6 +91,9 @@ def claim_store(
                 yield store
             finally:
                 store.sweep()
+                if not store.manifest.units:  # nothing came of it: a folder would only mislead
+                    remove_tree(path, out / WORK_FOLDER / name)
+                    shutil.rmtree(out / WORK_FOLDER / name, ignore_errors=True)
             return
 
 
@@ -105,9 +108,10 @@ def _unreadable(path: Path) -> StoreCorruptError | None:
 
 def _is_another(path: Path, info: SlideInfo) -> bool:
     """Whether the store at `path` is, as far as can be read, that of another slide."""
-    if _unreadable(path):
+    try:
+        stored = Manifest.read(path).slide
+    except StoreCorruptError:
         return False
-    stored = Manifest.read(path).slide
     return stored.fingerprint != info.fingerprint and stored.uri != info.uri
 
 
