@@ -18,7 +18,7 @@ def command(
 
     from wsiprep.cli._console import print_json, stdout
     from wsiprep.encoders.load import encoder_specs
-    from wsiprep.slide.open import readers
+    from wsiprep.slide.open import AUTO_ORDER, readers
     from wsiprep.tissue.detect import segmenters
 
     specs = [spec for _, spec in encoder_specs()]
@@ -46,6 +46,7 @@ def command(
     stdout().print(table)
     stdout().print(
         "\nAny timm model works as timm:<model> (hub, --weights FILE, or --random-weights).\n"
-        f"segmenters  {', '.join(segmenters.names())}\nreaders     {', '.join(readers.names())}",
+        f"segmenters  {', '.join(segmenters.names())}\n"
+        f"readers     {', '.join(readers.names())}; auto tries {', '.join(AUTO_ORDER)} in this order",
         highlight=False,
     )
