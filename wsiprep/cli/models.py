@@ -47,6 +47,6 @@ def command(
     stdout().print(
         "\nAny timm model works as timm:<model> (hub, --weights FILE, or --random-weights).\n"
         f"segmenters  {', '.join(segmenters.names())}\n"
-        f"readers     {', '.join(readers.names())}; auto tries {', '.join(AUTO_ORDER)} in this order",
+        f"readers     {', '.join(readers.names())}; auto tries {', '.join(AUTO_ORDER)} in turn",
         highlight=False,
     )
