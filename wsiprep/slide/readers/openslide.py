@@ -22,6 +22,7 @@ from wsiprep.slide.dicom import slide_instances
 from wsiprep.slide.dicom_colour import levels_mislabelled_rgb
 from wsiprep.slide.facts import Facts, Source
 from wsiprep.slide.fingerprint import fingerprint
+from wsiprep.slide.ome import ome_mpp
 from wsiprep.slide.readers._base import BaseSlide, assemble, on_white, one_line
 from wsiprep.slide.resolution import RawResolution
 
@@ -36,7 +37,13 @@ _YCBCR_NOTE = (
     "The DICOM files say RGB but hold YCbCr JPEG, as some converters write; it is corrected."
 )
 
-_MPP_KEYS = ("openslide.mpp-x", "openslide.mpp-y", "aperio.MPP", "openslide.objective-power")
+_MPP_KEYS = (
+    "openslide.mpp-x",
+    "openslide.mpp-y",
+    "aperio.MPP",
+    "OME PhysicalSizeX",
+    "openslide.objective-power",
+)
 
 
 class OpenSlideSlide(BaseSlide):
@@ -121,10 +128,11 @@ def create(uri: str, cfg: SlideConfig, *, slide_id: str, reason: str) -> OpenSli
 
 def _facts(handle: Any) -> Facts:
     found = handle.properties
+    ome_x, ome_y = ome_mpp(found.get("tiff.ImageDescription"))
     raw = RawResolution(
         # OpenSlide leaves its own key out where the vendor's is no number: show that one then.
-        mpp_x=found.get("openslide.mpp-x", found.get("aperio.MPP")),
-        mpp_y=found.get("openslide.mpp-y", found.get("aperio.MPP")),
+        mpp_x=ome_x or found.get("openslide.mpp-x", found.get("aperio.MPP")),
+        mpp_y=ome_y or found.get("openslide.mpp-y", found.get("aperio.MPP")),
         objective=found.get("openslide.objective-power"),
         looked_for=_MPP_KEYS,
     )

@@ -25,6 +25,7 @@ from wsiprep.core.types import Box, SlideInfo
 from wsiprep.slide.config import SlideConfig
 from wsiprep.slide.facts import Facts, Source
 from wsiprep.slide.fingerprint import fingerprint
+from wsiprep.slide.ome import ome_mpp
 from wsiprep.slide.readers._base import WHITE, BaseSlide, assemble, one_line
 from wsiprep.slide.resolution import RawResolution
 from wsiprep.slide.truncation import tiff_cut_at
@@ -39,7 +40,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 _catching = threading.Lock()
 """`catch_warnings` changes the whole process; two threads at once would leave it changed."""
 
-_MPP_KEYS = ("tiffslide.mpp-x", "tiffslide.mpp-y", "tiffslide.objective-power")
+_MPP_KEYS = ("tiffslide.mpp-x", "tiffslide.mpp-y", "OME PhysicalSizeX", "tiffslide.objective-power")
 _JPEG = 7
 _TAIL_BYTES = 32
 
@@ -138,9 +139,10 @@ def create(uri: str, cfg: SlideConfig, *, slide_id: str, reason: str) -> TiffSli
     except Exception as err:  # tifffile and TiffSlide raise whatever they like
         raise SlideOpenError(f"{one_line(err)}.", slide=slide_id, stage="slide") from err
     found = handle.slide.properties
+    ome_x, ome_y = ome_mpp(found.get("tiff.ImageDescription"))
     raw = RawResolution(
-        mpp_x=found.get("tiffslide.mpp-x"),
-        mpp_y=found.get("tiffslide.mpp-y"),
+        mpp_x=ome_x or found.get("tiffslide.mpp-x"),
+        mpp_y=ome_y or found.get("tiffslide.mpp-y"),
         objective=found.get("tiffslide.objective-power"),
         looked_for=_MPP_KEYS,
     )
