@@ -62,6 +62,25 @@ def test_a_link_that_leads_back_is_followed_once(folder):
     assert sorted(names(inputs)) == ["a.tiff", "b.svs", "d.ndpi", "m.mrxs"]
 
 
+def test_a_link_to_itself_is_one_bad_slide(folder):
+    (folder / "self.svs").symlink_to(folder / "self.svs")
+    assert names(gather(InputConfig(slides=(str(folder),)))) == [
+        "a.tiff",
+        "b.svs",
+        "m.mrxs",
+        "self.svs",
+    ]
+
+
+def test_names_that_no_disk_holds_are_attempted(tmp_path):
+    inputs = gather(InputConfig(slides=("x" * 300,)))
+    assert len(inputs.slides) == 1
+
+
+def test_a_glob_that_matches_a_folder_searches_it(folder):
+    assert names(gather(InputConfig(slides=(str(folder / "su?"),)))) == ["d.ndpi"]
+
+
 def test_what_is_named_outright_is_attempted_even_if_it_is_not_there(tmp_path):
     inputs = gather(InputConfig(slides=(str(tmp_path / "gone.svs"),)))
     assert names(inputs) == ["gone.svs"]
@@ -137,6 +156,9 @@ def test_ids_that_lead_elsewhere_are_refused(tmp_path, bad):
         ("image_path,slide_path\nx,y\n", "two columns mean path"),
         ("path\na.svs,extra\n", "more cells than columns"),
         ("slide_id,path\n,\n", "neither a path nor an id"),
+        ("slide_id,path\n,x.svs\nx,y.svs\n", "'x' is also on line 2"),
+        ("path,mask\nx.svs,a.png\nx.svs,b.png\n", "'x' is also on line 2"),
+        ("path,wkt\nx.svs," + "1" * 200_000 + "\n", "field larger than"),
     ],
 )
 def test_manifests_that_cannot_be_used(tmp_path, text, message):

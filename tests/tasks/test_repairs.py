@@ -287,3 +287,83 @@ def test_no_handles_are_left_open_by_refusals(small_slide, tmp_path):
     if before:
         assert len(os.listdir("/proc/self/fd")) <= before + 1
     assert find_store(tmp_path, "small", FeatureStore(tmp_path / "small.zarr").slide.fingerprint)
+
+
+@pytest.mark.parametrize("model", [CoordsConfig, EmbedConfig])
+@pytest.mark.parametrize("change", ["mpp", "content", "root"])
+def test_a_later_stage_never_removes_what_it_cannot_make(small_slide, tmp_path, model, change):
+    slide = tmp_path / "s.tiff"
+    slide.write_bytes(small_slide.read_bytes())
+    run(PrepareConfig, slide, tmp_path / "o", slide_mpp=0.45)
+    if change == "content":
+        slide.write_bytes(small_slide.read_bytes() + b"1")
+    if change == "root":
+        (tmp_path / "o" / "s.zarr" / "zarr.json").write_text("{}")
+    before = tree(tmp_path / "o" / "s.zarr")
+    given = {"slide_mpp": 0.3} if change == "mpp" else {}
+    (row,) = run(model, slide, tmp_path / "o", overwrite=True, **given).rows
+    assert row.status == "failed"
+    assert "wsiprep run" in row.remedy
+    assert tree(tmp_path / "o" / "s.zarr") == before
+
+
+def test_a_later_stage_overwrites_with_the_mpp_that_was_given(small_slide, tmp_path):
+    run(PrepareConfig, small_slide, tmp_path, slide_mpp=0.45)
+    (row,) = run(EmbedConfig, small_slide, tmp_path, overwrite=True).rows
+    assert row.status == "ok"
+    assert row.encoded == row.patches
+
+
+def test_the_settings_of_every_command_can_be_read_back(small_slide, tmp_path):
+    import yaml
+
+    for model in (SegmentConfig, CoordsConfig, EmbedConfig, PrepareConfig):
+        run(model, small_slide, tmp_path)
+        values = yaml.safe_load((tmp_path / "config.yaml").read_text())
+        assert values["output"] == str(tmp_path)
+
+
+def test_a_slide_that_failed_is_done_again_after_a_stop(small_slide, tmp_path, monkeypatch):
+    from wsiprep.core.errors import Interrupted
+    from wsiprep.tasks import prepare as module
+
+    slides = (str(tmp_path / "a.tiff"), str(tmp_path / "b.tiff"))
+    for path in slides:
+        Path(path).write_bytes(small_slide.read_bytes() + path[-6:].encode())
+    run(PrepareConfig, slides, tmp_path / "o")
+    Path(slides[0]).write_bytes(b"broken")
+    honest = module.prepare_slide
+
+    def stops_at_b(ref, *args):
+        if ref.id == "b":
+            raise Interrupted("stop")
+        return honest(ref, *args)
+
+    monkeypatch.setattr(module, "prepare_slide", stops_at_b)
+    report = run(PrepareConfig, slides, tmp_path / "o", overwrite=True)
+    assert [r.status for r in report.rows] == ["failed"]
+    monkeypatch.setattr(module, "prepare_slide", honest)
+    Path(slides[0]).write_bytes(small_slide.read_bytes() + b"new")
+    report = run(PrepareConfig, slides, tmp_path / "o", overwrite=True)
+    assert [r.status for r in report.rows] == ["ok", "ok"]
+
+
+def test_a_stop_inside_a_foreign_decoder_is_a_stop(small_slide, tmp_path, monkeypatch):
+    import signal
+
+    from wsiprep.tissue import given
+
+    def decode(*args, **kwargs):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except Exception as err:
+            raise AssertionError("a stop was taken for an error of the mask") from err
+
+    monkeypatch.setattr(given, "given_tissue", decode)
+    from wsiprep.tissue import detect
+
+    monkeypatch.setattr(detect, "given_tissue", decode)
+    mask = tmp_path / "m.png"
+    mask.write_bytes(b"x")
+    report = run(SegmentConfig, small_slide, tmp_path / "o", mask=mask)
+    assert report.exit_code == 130

@@ -30,7 +30,8 @@ def stdout() -> Console:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    text = json.dumps(value, indent=2, ensure_ascii=plain) + "\n"
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode())
 
 

@@ -56,7 +56,7 @@ def slide_id_of(path: str | os.PathLike[str]) -> str:
     hash of the whole.
     """
     path = Path(os.path.abspath(path))
-    name = unicodedata.normalize("NFC", path.name if path.is_dir() else path.stem)
+    name = unicodedata.normalize("NFC", path.name if os.path.isdir(path) else path.stem)
     clean = "".join("_" if c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") else c
                     for c in name)  # fmt: skip
     clean = clean if clean.strip(" .") else "_" * max(1, len(clean))

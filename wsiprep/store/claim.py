@@ -117,7 +117,7 @@ def _is_another(path: Path, info: SlideInfo) -> bool:
 
 def _difference(path: Path, stored: SlideInfo, info: SlideInfo) -> StoreMismatchError | None:
     """Why the store at `path` cannot go on with this slide, or None."""
-    anew = "or --overwrite to start this slide anew."
+    anew = "or start this slide anew by `wsiprep run` or `segment` with --overwrite."
     if stored.fingerprint != info.fingerprint:
         return _other_slide(path, stored, info)
     if abs(stored.mpp / info.mpp - 1) > 1e-6:
@@ -137,7 +137,8 @@ def _other_slide(path: Path, stored: SlideInfo, info: SlideInfo) -> StoreMismatc
             f"the slide file has changed since {path.name} was made.",
             slide=info.id,
             stage="store",
-            hint="Pass --overwrite to start this slide anew, or write to another --output.",
+            hint="Start it anew by `wsiprep run` or `segment` with --overwrite, or write to "
+            "another --output.",
         )
     return StoreMismatchError(
         f"{path.name} already holds another slide, {stored.uri}.",

@@ -39,6 +39,10 @@ _REMEDY = {
 }
 
 
+MAX_TRIES = 10_000
+"""Losses of a race for a file that others make and remove, before something else must be wrong."""
+
+
 @contextmanager
 def output_errors(path: Path, passing: tuple[type[OSError], ...] = ()) -> Iterator[None]:
     """Turn an `OSError` of writing under `path` into an `OutputError` that says what to do.
@@ -67,11 +71,12 @@ def check_writable(folder: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    with output_errors(folder), tempfile.TemporaryDirectory(prefix=".wsiprep-", dir=there):
-        pass
+    with output_errors(folder):
+        there = folder
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        with tempfile.TemporaryDirectory(prefix=".wsiprep-", dir=there):
+            pass
 
 
 def sync_folder(path: Path) -> None:
@@ -136,7 +141,7 @@ def _alone(path: Path, how: int) -> Iterator[int]:
 
 
 def _acquire(path: Path, how: int) -> int:
-    while True:
+    for _ in range(MAX_TRIES):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -153,6 +158,7 @@ def _acquire(path: Path, how: int) -> int:
             os.close(handle)
             raise
         os.close(handle)
+    raise FileNotFoundError(errno.ENOENT, "it is removed again and again", str(path))
 
 
 def publish_folder(ready: Path, final: Path) -> None:

@@ -58,7 +58,7 @@ class Manifest:
             StoreMismatchError: its format number is not known to this version.
         """
         root = path / "zarr.json"
-        hint = "Restore it from a copy, or pass --overwrite to start this slide anew."
+        hint = "Restore it from a copy, or start this slide anew by `wsiprep run --overwrite`."
         try:
             values = dict(json.loads(root.read_bytes())["attributes"][NAMESPACE])
         except (OSError, ValueError, KeyError, TypeError) as err:

@@ -137,13 +137,16 @@ class FeatureStore:
         """
         values = self.attributes(TISSUE)
         group = self._group(TISSUE)
-        return TissueMask(
-            mask=_load(group, "mask", self.path).astype(np.bool_),
-            pen=_load(group, "pen", self.path).astype(np.bool_),
-            mpp=values["mpp"],
-            size0=self.slide.size0,
-            method=values["method"],
-            notes=tuple(values["notes"]),
+        return _damage(
+            self.path,
+            lambda: TissueMask(
+                mask=_load(group, "mask", self.path).astype(np.bool_),
+                pen=_load(group, "pen", self.path).astype(np.bool_),
+                mpp=values["mpp"],
+                size0=self.slide.size0,
+                method=values["method"],
+                notes=tuple(values["notes"]),
+            ),
         )
 
     def grid(self, name: str | None = None) -> PatchGrid:
@@ -156,14 +159,17 @@ class FeatureStore:
         unit = grid_unit(self._grid_name(name))
         values = self.attributes(unit)
         group = self._group(unit)
-        return PatchGrid(
-            plan=plan_from_json(values),
-            stride_px=values["stride_px"],
-            stride0_px=values["stride0_px"],
-            shape=(values["shape"][0], values["shape"][1]),
-            cell=_load(group, "cell", self.path),
-            origin0_px=_load(group, "origin0_px", self.path),
-            tissue=_load(group, "tissue", self.path),
+        return _damage(
+            self.path,
+            lambda: PatchGrid(
+                plan=plan_from_json(values),
+                stride_px=values["stride_px"],
+                stride0_px=values["stride0_px"],
+                shape=(values["shape"][0], values["shape"][1]),
+                cell=_load(group, "cell", self.path),
+                origin0_px=_load(group, "origin0_px", self.path),
+                tissue=_load(group, "tissue", self.path),
+            ),
         )
 
     def features(self, encoder: str | None = None, grid: str | None = None) -> FeatureArray:
@@ -364,6 +370,8 @@ def _damage(path: Path, read: Callable[[], T]) -> T:
     """Turn what Zarr and its codecs raise on damaged bytes into one error of ours."""
     try:
         return read()
+    except StoreCorruptError:
+        raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as err:
         raise StoreCorruptError(
             f"stored content does not decode: {err}.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from wsiprep.core.report import Event, OnEvent, RunReport
+from wsiprep.store.disk import check_writable, output_errors
 from wsiprep.tasks.config import PrepareConfig
 from wsiprep.tasks.prepare import prepare
 
@@ -25,9 +26,11 @@ def demo(slide: Path | None, output: Path, on_event: OnEvent = lambda _: None) -
     if slide is None:
         from wsiprep.synth import SyntheticSlide, write_slide
 
+        check_writable(output)
         slide = output / "synthetic_he.tiff"
         if not slide.is_file():
             on_event(Event("note", text=f"Making a synthetic H&E slide: {slide}"))
-            output.mkdir(parents=True, exist_ok=True)
+            with output_errors(output):
+                output.mkdir(parents=True, exist_ok=True)
             write_slide(slide, SyntheticSlide())
     return prepare(PrepareConfig.of(slides=(str(slide),), output=output), on_event)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import io
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,12 +85,16 @@ def _expand(cfg: InputConfig, notes: list[str]) -> Iterator[Path]:
     wanted = {e.lower().lstrip("*").lstrip(".") for e in cfg.ext}
     for text in cfg.slides:
         path = Path(text).expanduser()
-        if not path.exists() and glob.has_magic(text):
+        if not os.path.lexists(path) and glob.has_magic(text):
             found = sorted(glob.glob(str(path), recursive=True))
             if not found:
                 notes.append(f"'{text}' matches no file.")
-            yield from (Path(name) for name in found if _wanted(Path(name), wanted))
-        elif path.is_dir():
+            for match in map(Path, found):
+                if os.path.isdir(match):
+                    yield from _search(match, cfg, wanted, notes)
+                elif _wanted(match, wanted):
+                    yield match
+        elif os.path.isdir(path):
             yield from _search(path, cfg, wanted, notes)
         else:
             # Named outright: it is attempted, and fails with its own reason if it is no slide.
@@ -115,9 +120,9 @@ def _search(folder: Path, cfg: InputConfig, wanted: set[str], notes: list[str]) 
 
 
 def _unique(paths: Iterable[Path]) -> list[Path]:
-    seen: dict[Path, Path] = {}
+    seen: dict[str, Path] = {}
     for path in paths:
-        seen.setdefault(path.resolve(), path)
+        seen.setdefault(os.path.realpath(path), path)
     return list(seen.values())
 
 
@@ -134,7 +139,7 @@ def _read_manifest(manifest: Path, paths: list[Path] | None, notes: list[str]) -
         for name in {path.name, path.stem, slide_id_of(path)}:
             by_name.setdefault(name, []).append(path)
     slides: list[SlideRef] = []
-    owner: dict[str, int] = {}
+    lines: list[int] = []
     for number, row in rows:
         values = {name: row[column].strip() for column, name in columns.items() if row[column]}
         values = {name: value for name, value in values.items() if value}
@@ -159,13 +164,25 @@ def _read_manifest(manifest: Path, paths: list[Path] | None, notes: list[str]) -
         if "mask" in values and not Path(values["mask"]).expanduser().is_absolute():
             values["mask"] = str(manifest.parent / values["mask"])
         slide_id = _checked_id(given, where) if given is not None else slide_id_of(path)
-        if given is not None and owner.setdefault(slide_id.casefold(), number) != number:
-            raise ManifestError(
-                f"{where}: the id '{slide_id}' is also on line {owner[slide_id.casefold()]}.",
-                hint="Give every slide its own id.",
-            )
         slides.append(SlideRef(path, slide_id, given is not None, values))
+        lines.append(number)
+    _check_apart(manifest, slides, lines)
     return slides
+
+
+def _check_apart(manifest: Path, slides: list[SlideRef], lines: list[int]) -> None:
+    """Refuse rows that would write into one store."""
+    owners: dict[str, list[tuple[SlideRef, int]]] = {}
+    for ref, line in zip(slides, lines, strict=True):
+        namesakes = owners.setdefault(ref.id.casefold(), [])
+        for other, before in namesakes:
+            same = os.path.realpath(ref.path) == os.path.realpath(other.path)
+            if same or ref.fixed_id or other.fixed_id:
+                raise ManifestError(
+                    f"{manifest}, line {line}: the id '{ref.id}' is also on line {before}.",
+                    hint="Give every row its own slide_id.",
+                )
+        namesakes.append((ref, line))
 
 
 def _rows(manifest: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[str, str]]:
@@ -201,7 +218,7 @@ def _rows(manifest: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[str, s
             raise ManifestError(f"{manifest}: two columns mean {name}.", hint="Remove one.")
         columns[column] = name
     rows = []
-    for row in reader:
+    for row in _parsed(reader, manifest):
         if None in row:
             raise ManifestError(
                 f"{manifest}, line {reader.line_num}: more cells than columns.",
@@ -209,6 +226,13 @@ def _rows(manifest: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[str, s
             )
         rows.append((reader.line_num, row))
     return rows, columns
+
+
+def _parsed(reader: csv.DictReader[str], manifest: Path) -> Iterator[dict[str, str]]:
+    try:
+        yield from reader
+    except csv.Error as err:
+        raise ManifestError(f"{manifest}, line {reader.line_num}: {err}.") from err
 
 
 def _plain(column: str) -> str:

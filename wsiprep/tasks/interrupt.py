@@ -13,6 +13,10 @@ from wsiprep.core.errors import Interrupted
 __all__ = ["StopRequests", "stop_requests"]
 
 
+class _StopNow(BaseException):
+    """Raised by a signal in the middle of work; no handler of errors may take it for one."""
+
+
 class StopRequests:
     """Whether a stop was asked for."""
 
@@ -35,6 +39,8 @@ class StopRequests:
         self._at_once = True
         try:
             yield
+        except _StopNow:
+            self.check()
         finally:
             self._at_once = False
 
@@ -44,7 +50,7 @@ class StopRequests:
             raise KeyboardInterrupt
         self._asked.set()
         if self._at_once:
-            self.check()
+            raise _StopNow
 
 
 @contextmanager

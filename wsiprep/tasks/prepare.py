@@ -53,9 +53,11 @@ def prepare_slide(
     """
     stage = stages(cfg)
     out = cfg.run.output
+    # Only a command that finds tissue can fill a store that starts anew.
+    anew = ctx.run.overwrite and stage.tissue is not None
     with (
         open_slide(ref.path, own_mpp(out, ref, cfg), slide_id=ref.id) as slide,
-        claim_store(out, slide.info, fixed_id=ref.fixed_id, overwrite=ctx.run.overwrite) as store,
+        claim_store(out, slide.info, fixed_id=ref.fixed_id, overwrite=anew) as store,
     ):
         row = SlideOutcome(store.name, str(ref.path), "ok", store=str(store.path))
         before = dict(store.manifest.units)
@@ -130,7 +132,7 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
             while waiting:
                 stop.check()
                 ref, own, deferred = waiting.popleft()
-                again = own.run.overwrite and not redo.is_done(ref.path)
+                again = own.run.overwrite and not redo.is_done(ref, own)
                 run = own.run.model_copy(update={"overwrite": again})
                 ctx = Context(run, on_event, stop)
                 outcome = _attempt(ref, own, encoders, ctx, record, deferred)
@@ -142,7 +144,8 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
                 on_event(Event("outcome", slide=row.slide, outcome=row))
                 if report.problem or (row.status == "failed" and cfg.run.fail_fast):
                     break
-                redo.add(ref.path)
+                if row.status != "failed":
+                    redo.add(ref, own)
             else:
                 redo.end()
         except Interrupted as err:

@@ -84,8 +84,9 @@ class Record:
                 for key, value in section.model_dump(mode="json").items()
                 if value is not None and key not in NOT_REPEATED
             }
-            parts.append(f"\n# {section.panel}\n")
-            parts.append(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+            if values:
+                parts.append(f"\n# {section.panel}\n")
+                parts.append(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         write_whole(self._out / "config.yaml", "".join(parts).encode())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -97,11 +98,11 @@ def random_weights(encoders: Sequence[Encoder]) -> list[str]:
 def own_mpp(out: Path, ref: SlideRef, cfg: AnyConfig) -> SlideConfig:
     """How to open a slide: with the µm/px that `segment` was told, where a later stage is not.
 
-    Only where the command does not find tissue itself and does not overwrite.
+    Only where the command does not find tissue itself.
     """
     given = cfg.slide.slide_mpp is not None or cfg.slide.mpp_from_objective
-    later = stages(cfg).tissue is None and not cfg.run.overwrite
-    if given or not later or not ref.path.exists():
+    later = stages(cfg).tissue is None
+    if given or not later or not os.path.exists(ref.path):
         return cfg.slide
     stored = find_store(out, ref.id, fingerprint(ref.path))
     if stored is None or stored.slide.mpp_source == "metadata":
