@@ -185,15 +185,22 @@ def _cpu_model() -> str:
 
 
 def commit() -> str:
-    """The commit that is checked out, `-dirty` when files differ from it."""
+    """The commit that is checked out, `-dirty` when files differ from it.
+
+    RESULTS.md does not count: a run of several tables writes it on the way.
+    """
+    name = _git("rev-parse", "--short", "HEAD")
+    if name is None:
+        return "unknown"
+    changed = _git("status", "--porcelain", "--", ":/", ":(top,exclude)benchmarks/RESULTS.md")
+    return f"{name}-dirty" if changed else name
+
+
+def _git(*args: str) -> str | None:
     done = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude", "*"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
+        ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def versions() -> dict[str, str]:

@@ -367,3 +367,48 @@ def test_a_stop_inside_a_foreign_decoder_is_a_stop(small_slide, tmp_path, monkey
     mask.write_bytes(b"x")
     report = run(SegmentConfig, small_slide, tmp_path / "o", mask=mask)
     assert report.exit_code == 130
+
+
+def test_of_two_encoders_the_published_one_is_not_encoded_again(small_slide, tmp_path, monkeypatch):
+    from wsiprep.store.write import SlideStore
+    from wsiprep.tasks import encode
+
+    values = {"encoder": ("test", "timm:resnet10t"), "random_weights": True, "patch_size": 256}
+    run(PrepareConfig, small_slide, tmp_path, **values)
+    before = tree(tmp_path / "small.zarr")
+    publish = SlideStore.put_features
+
+    def killed_after_the_first(self, name, grid, spec, *args):
+        if spec.name != "test":
+            raise KeyboardInterrupt
+        publish(self, name, grid, spec, *args)
+
+    monkeypatch.setattr(SlideStore, "put_features", killed_after_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        run(PrepareConfig, small_slide, tmp_path, overwrite=True, **values)
+    monkeypatch.setattr(SlideStore, "put_features", publish)
+
+    def none(*args):
+        raise AssertionError("everything was in the store or the journal")
+
+    monkeypatch.setattr(encode, "encode", none)
+    (row,) = run(PrepareConfig, small_slide, tmp_path, overwrite=True, **values).rows
+    assert row.status == "ok"
+    assert row.encoded == 0
+    assert tree(tmp_path / "small.zarr") == before
+
+
+def test_a_torn_note_of_an_overwrite_is_passed_over(small_slide, tmp_path):
+    from wsiprep.tasks.redo import RedoLog
+
+    cfg = PrepareConfig.of(slides=(str(small_slide),), output=tmp_path, overwrite=True)
+    first = RedoLog(cfg)
+    first.add("a", "x")
+    (path,) = (tmp_path / ".work").iterdir()
+    path.write_bytes(path.read_bytes() + b'{"done": "b')
+    first.add("c", "x")
+    first.add("d", "x")
+    again = RedoLog(cfg)
+    assert again.has("a")
+    assert again.has("d")
+    assert not again.has("b")

@@ -98,6 +98,8 @@ def embed(
                     hint="The file is damaged; copy it again, or try another --reader.",
                 )
             bad_tiles.append(int((~ok).sum()))
+            # Before it is published: what is noted but not on the list is made from the journal.
+            ctx.redone.note(features_unit(name, work.encoder.spec.name))
             store.put_features(
                 name, grid, work.encoder.spec, work.journal, work.key, parent, config,
                 slide.info.reader,
@@ -121,7 +123,7 @@ def _is_there(
     """
     unit_name = features_unit(name, encoder.spec.name)
     unit = store.unit(unit_name)
-    if unit is None or ctx.run.overwrite:
+    if unit is None or (ctx.run.overwrite and not ctx.redone.has(unit_name)):
         return None
     stored = FeatureStore(store.path).attributes(unit_name)
     spec = encoder.spec

@@ -132,9 +132,10 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
             while waiting:
                 stop.check()
                 ref, own, deferred = waiting.popleft()
-                again = own.run.overwrite and not redo.is_done(ref, own)
+                redone = redo.of(ref, own)
+                again = own.run.overwrite and not redone.has()
                 run = own.run.model_copy(update={"overwrite": again})
-                ctx = Context(run, on_event, stop)
+                ctx = Context(run, on_event, stop, redone)
                 outcome = _attempt(ref, own, encoders, ctx, record, deferred)
                 if outcome is None:  # another process has it; look again after the others
                     waiting.append((ref, own, True))
@@ -145,7 +146,7 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
                 if report.problem or (row.status == "failed" and cfg.run.fail_fast):
                     break
                 if row.status != "failed":
-                    redo.add(ref, own)
+                    redone.note()
             else:
                 redo.end()
         except Interrupted as err:

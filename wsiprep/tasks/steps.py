@@ -21,6 +21,7 @@ from wsiprep.store.write import SlideStore
 from wsiprep.tasks import outputs
 from wsiprep.tasks.config import RunConfig
 from wsiprep.tasks.interrupt import StopRequests
+from wsiprep.tasks.redo import Redone
 from wsiprep.tiles.workers import default_workers
 from wsiprep.tissue.config import TissueConfig
 from wsiprep.tissue.detect import detect_tissue, tissue_key
@@ -36,11 +37,13 @@ class Context:
         run: How the work is done.
         on_event: Where progress is told.
         stop: Whether a stop was asked for.
+        redone: What an `--overwrite` run that was stopped has done again of this slide.
     """
 
     run: RunConfig
     on_event: OnEvent
     stop: StopRequests
+    redone: Redone
 
     @property
     def workers(self) -> int:
