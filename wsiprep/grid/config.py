@@ -7,11 +7,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from wsiprep.core.config import Settings, flag
+from wsiprep.core.units import MPP_AT_1X
 
 __all__ = ["GridConfig"]
-
-MPP_AT_1X = 10.0
-"""Magnification rule of the field: 10 / magnification µm/px, so 20x is 0.5 and 40x is 0.25."""
 
 
 class GridConfig(Settings):

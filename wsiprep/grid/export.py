@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from wsiprep.core.types import PatchGrid, SlideInfo
-from wsiprep.grid.config import MPP_AT_1X
+from wsiprep.core.units import MPP_AT_1X
 
 __all__ = ["coords_csv", "coords_h5", "export_coords"]
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from wsiprep.core.errors import ImplausibleMppError, MissingMppError, NonSquareMppError
 from wsiprep.core.types import MppSource
+from wsiprep.core.units import MPP_AT_1X
 from wsiprep.slide.config import SlideConfig
 
 __all__ = ["MAX_MPP", "MIN_MPP", "RawResolution", "Resolution", "resolve"]
@@ -116,12 +117,14 @@ def _from_objective(
     slide: str, raw: RawResolution, objective: float | None, cfg: SlideConfig
 ) -> float:
     if objective is not None and cfg.mpp_from_objective:
-        return _plausible(slide, 10 / objective, "10 / objective power")
+        return _plausible(slide, MPP_AT_1X / objective, "10 / objective power")
     hint = _REMEDY
     said = ""
     if objective is not None:
         said = f"; it does give an objective power of {objective:g}"
-        hint += f" --mpp-from-objective takes 10 / {objective:g} = {10 / objective:.4g} instead."
+        hint += (
+            f" --mpp-from-objective takes 10 / {objective:g} = {MPP_AT_1X / objective:.4g} instead."
+        )
     looked = ", ".join(raw.looked_for) or "none known for this format"
     raise MissingMppError(
         f"the file does not say how many µm a pixel is (looked for: {looked}{said}).",
@@ -176,10 +179,10 @@ def _override_notes(mpp: float, raw: RawResolution) -> list[str]:
 
 
 def _objective_notes(mpp: float, objective: float) -> list[str]:
-    ratio = mpp * objective / 10
+    ratio = mpp * objective / MPP_AT_1X
     if 1 / (1 + OBJECTIVE_TOLERANCE) <= ratio <= 1 + OBJECTIVE_TOLERANCE:
         return []
     return [
         f"{mpp:.4g} µm/px and objective power {objective:g} disagree "
-        f"(10 / {objective:g} = {10 / objective:.4g}); the µm/px is used."
+        f"(10 / {objective:g} = {MPP_AT_1X / objective:.4g}); the µm/px is used."
     ]
