@@ -31,8 +31,8 @@ from wsiprep.slide.search import search_folder
 class TestChoice:
     def test_auto_takes_the_first_that_opens(self, pyramid: Path) -> None:
         with open_slide(pyramid) as slide:
-            assert slide.info.reader == "openslide"
-            assert slide.info.reader_reason == "openslide: opened first"
+            assert slide.info.reader == "tiff"
+            assert slide.info.reader_reason == "tiff: opened first"
             assert slide.info.id == "pyramid"
             assert slide.info.uri == str(pyramid)
 
@@ -40,7 +40,9 @@ class TestChoice:
         path = write_tiff(tmp_path / "odd.tiff", smooth(), compression="zstd", tile=None)
         with open_slide(path) as slide:
             assert slide.info.reader == "tiffslide"
-            assert slide.info.reader_reason.startswith("tiffslide: opened after openslide said: ")
+            assert slide.info.reader_reason.startswith(
+                "tiffslide: opened after tiff said: not tiled; openslide said: "
+            )
             assert np.array_equal(slide.read(Point(0, 0), 0, slide.info.size0), smooth())
 
     def test_by_name(self, pyramid: Path) -> None:
@@ -68,7 +70,7 @@ class TestChoice:
         slide_suffixes.cache_clear()
         (tmp_path / "a.zzz").write_bytes(b"\1\2\3\4")
         assert open_slide(tmp_path / "a.zzz") == "opened"
-        assert calls[0].startswith("zzz: opened after openslide said")
+        assert calls[0].startswith("zzz: opened after tiff said: not a TIFF file; openslide said")
         assert looks_like_slide(tmp_path / "a.zzz")
         monkeypatch.undo()
         slide_suffixes.cache_clear()
@@ -100,7 +102,9 @@ class TestScale:
                 open_slide(path, SlideConfig(reader=reader))
 
     def test_a_refusal_tells_which_readers_failed_before(self, shared_data: Path) -> None:
-        with pytest.raises(ImplausibleMppError, match="Opened by image; openslide said"):
+        with pytest.raises(
+            ImplausibleMppError, match="Opened by image; tiff said: not tiled; openslide said"
+        ):
             open_slide(shared_data / "slides" / "li_grey10kx5k.tif")
 
 

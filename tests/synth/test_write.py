@@ -9,7 +9,7 @@ import numpy as np
 import openslide
 import pytest
 import tiffslide
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from wsiprep.core.errors import OutputError
@@ -120,6 +120,7 @@ def test_without_mpp_nobody_knows_it(tmp_path: Path) -> None:
 
 
 @settings(deadline=None, max_examples=12)
+@example(width=40, height=963, steps=(1, 3, 6), tile=240)
 @given(
     width=st.integers(40, 1300),
     height=st.integers(40, 1300),

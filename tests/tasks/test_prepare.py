@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from wsiprep import open_slide
 from wsiprep.core.config import build
 from wsiprep.core.errors import UsageError
 from wsiprep.store.read import FeatureStore
@@ -389,20 +391,24 @@ def test_values_that_are_not_finite_are_never_stored(small_slide, tmp_path, monk
 
 def test_one_unreadable_tile_fails_the_slide_or_is_masked(small_slide, tmp_path, monkeypatch):
     from wsiprep.core.errors import SlideReadError
-    from wsiprep.tiles import stream
+    from wsiprep.slide.readers.tiff import TiffSlide
 
-    honest = stream.read_patch
+    honest = TiffSlide.decode_tile
 
-    def read(slide, origin0, plan):
-        if (origin0.x, origin0.y) == (896, 640):
+    def decode(slide, level, tile, data, out):
+        if threading.current_thread().name.startswith("wsiprep-read") and tile == broken:
             raise SlideReadError("broken", slide=slide.info.id, stage="tiles")
-        return honest(slide, origin0, plan)
+        honest(slide, level, tile, data, out)
 
-    monkeypatch.setattr(stream, "read_patch", read)
+    with open_slide(small_slide) as slide:
+        tiling = slide.tiling(0)
+    assert (tiling.tile.width, tiling.tile.height) == (256, 256)
+    broken = 2 * tiling.shape[1] + 3  # four patches of 128 px lie on it
+    monkeypatch.setattr(TiffSlide, "decode_tile", decode)
     (row,) = run(PrepareConfig, small_slide, tmp_path / "a", min_tissue=0).rows
     assert row.error == "SlideReadError"
     (row,) = run(PrepareConfig, small_slide, tmp_path / "b", min_tissue=0, on_bad_tile="mask").rows
-    assert (row.status, row.bad_tiles) == ("ok", 1)
+    assert (row.status, row.bad_tiles) == ("ok", 4)
     features = FeatureStore(row.store).features()
-    assert not features.valid[5, 7]
-    assert len(features) == row.patches - 1
+    assert not features.valid[4:6, 6:8].any()
+    assert len(features) == row.patches - 4

@@ -254,7 +254,7 @@ def test_another_reader_with_other_levels_is_refused(small_slide, tmp_path, monk
     monkeypatch.setattr(module, "open_slide", fewer_levels)
     (row,) = run(EmbedConfig, small_slide, tmp_path).rows
     assert row.error == "StoreMismatchError"
-    assert "--reader openslide" in row.remedy
+    assert "--reader tiff" in row.remedy
 
 
 def test_one_unreadable_folder_does_not_cost_the_others(small_slide, tmp_path, monkeypatch):

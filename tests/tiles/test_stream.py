@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tests.fakes import ArraySlide, make_info
+from tests.fakes import ArraySlide, TiledArraySlide, make_info
 from wsiprep.core.errors import SlideReadError
-from wsiprep.core.types import Box, Point, TissueMask
+from wsiprep.core.types import Box, Point, Size, TissueMask
 from wsiprep.grid.build import make_grid
 from wsiprep.grid.config import GridConfig
+from wsiprep.tiles import stream as stream_module
 from wsiprep.tiles import workers as workers_module
-from wsiprep.tiles.stream import read_patch, stream_tiles
+from wsiprep.tiles.patch import read_patch
+from wsiprep.tiles.stream import stream_tiles
+from wsiprep.tiles.times import ReadTimes
 
 
 def setup(mpp=0.5, size=(1500, 1100), **grid):
@@ -44,7 +51,7 @@ def test_every_tile_once_in_order_whatever_the_workers(workers, batch):
             pixels[i], read_patch(slide, Point(int(x), int(y)), grid.plan)
         )
     assert all(b.ok.all() for b in got)
-    assert 1 <= len(slide.opened) <= workers
+    assert 1 <= len(slide.opened) <= workers + 1  # one to learn what the slide offers
     assert all(s.closed for s in slide.opened)
 
 
@@ -90,22 +97,28 @@ def test_leaving_early_stops_the_threads_and_closes_handles():
 
 def test_no_more_than_a_few_batches_are_held():
     slide, grid = setup()
-    batch, ahead = 4, 2
-    submitted = 0
+    made = []
 
-    class Spans(list):
-        def __iter__(self):
-            nonlocal submitted
-            for span in super().__iter__():
-                submitted += 1
-                yield span
+    def allocate(shape):
+        made.append(shape)
+        return np.empty(shape, np.uint8)
 
-    tiles = stream_tiles(slide.reopen, grid, Spans(spans(len(grid), batch)), workers=2, ahead=ahead)
+    tiles = stream_tiles(
+        slide.reopen, grid, spans(len(grid), 4), workers=2, ahead=2, allocate=allocate
+    )
     for taken, _ in enumerate(tiles, start=1):
-        assert submitted <= taken + ahead
+        assert len(made) <= taken + 2
         if taken == 5:
             break
     tiles.close()
+
+
+@pytest.mark.parametrize(
+    ("workers", "batch", "patch_px", "ahead"),
+    [(1, 32, 256, 2), (2, 32, 256, 3), (16, 32, 256, 17), (64, 32, 256, 41), (8, 256, 1024, 1)],
+)
+def test_batches_ahead_keep_threads_busy_within_bounds(workers, batch, patch_px, ahead):
+    assert stream_module._ahead(workers, batch, 16, patch_px) == ahead
 
 
 def test_workers_follow_the_queue_system(monkeypatch):
@@ -116,3 +129,143 @@ def test_workers_follow_the_queue_system(monkeypatch):
     monkeypatch.delenv("SLURM_CPUS_PER_TASK")
     monkeypatch.setattr(workers_module.os, "sched_getaffinity", lambda _: {0, 5}, raising=False)
     assert workers_module.default_workers() == 2
+
+
+def tiled(tile=(64, 48), broken=(), **kwargs):
+    slide, grid = setup(**kwargs)
+    return TiledArraySlide(slide.pixels, slide.info, tile=Size(*tile), broken=broken), grid
+
+
+def single_reads(slide, grid):
+    return np.stack(
+        [read_patch(slide, Point(int(x), int(y)), grid.plan) for x, y in grid.origin0_px]
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    mpp=st.sampled_from([0.5, 0.25, 0.37, 0.6]),
+    patch=st.sampled_from([32, 50, 64]),
+    stride=st.sampled_from([16, 32, 50, 64, 90]),
+    tile=st.tuples(st.sampled_from([32, 50, 64, 256]), st.sampled_from([16, 32, 64, 300])),
+    batch=st.integers(1, 70),
+    workers=st.integers(1, 4),
+    shift=st.integers(-80, 80),
+)
+def test_patches_cut_from_tiles_are_those_of_single_reads(
+    mpp, patch, stride, tile, batch, workers, shift
+):
+    slide, grid = tiled(
+        tile, mpp=mpp, size=(420, 310), patch_size=patch, stride=stride, allow_upsampling=True
+    )
+    grid = replace(grid, origin0_px=grid.origin0_px + shift)
+    got = list(stream_tiles(slide.reopen, grid, spans(len(grid), batch), workers=workers))
+    np.testing.assert_array_equal(
+        np.concatenate([b.pixels for b in got]), single_reads(slide, grid)
+    )
+    assert len(set(slide.decoded)) == len(slide.decoded)
+
+
+def test_overlapping_patches_of_a_slide_without_tiles_are_cut_from_blocks():
+    slide, grid = setup(stride=16)
+    reads = []
+    slide.read = lambda *args, read=slide.read: reads.append(args) or read(*args)
+    got = list(stream_tiles(lambda: slide, grid, spans(len(grid), 64), workers=1))
+    assert len(reads) == 3 * 3  # 1500 x 1100 in blocks of 512
+    np.testing.assert_array_equal(
+        np.concatenate([b.pixels for b in got]), single_reads(slide, grid)
+    )
+
+
+def test_stretches_join_without_a_seam(monkeypatch):
+    monkeypatch.setattr(stream_module, "STRETCH_PATCHES", 50)
+    slide, grid = tiled(stride=40)
+    times = ReadTimes()
+    got = list(stream_tiles(slide.reopen, grid, spans(len(grid), 16), workers=3, times=times))
+    np.testing.assert_array_equal(
+        np.concatenate([b.pixels for b in got]), single_reads(slide, grid)
+    )
+    assert times.tiles == len(slide.decoded) > len(set(slide.decoded))
+
+
+def test_gaps_between_spans_are_not_read():
+    slide, grid = tiled(tile=(64, 64))
+    asked = [(3, 9), (40, 41), (100, 130)]
+    got = list(stream_tiles(slide.reopen, grid, asked, workers=2))
+    index = np.concatenate([b.index for b in got])
+    assert index.tolist() == [i for a, b in asked for i in range(a, b)]
+    assert len(slide.decoded) == len(index)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_broken_stored_tile_costs_just_the_patches_on_it(workers):
+    slide, grid = tiled(tile=(64, 64), broken=(30,), stride=40)
+    slide_ok, _ = tiled(tile=(64, 64), stride=40)
+    with pytest.raises(SlideReadError, match="tile 30 is broken"):
+        list(stream_tiles(slide.reopen, grid, spans(len(grid), 16), workers=workers))
+    batches = stream_tiles(
+        slide.reopen, grid, spans(len(grid), 16), workers=workers, on_bad_tile="mask"
+    )
+    got = list(batches)
+    ok = np.concatenate([b.ok for b in got])
+    row, col = divmod(30, -(-1500 // 64))
+    x, y = grid.origin0_px.T
+    on_it = (x < col * 64 + 64) & (x + 64 > col * 64) & (y < row * 64 + 64) & (y + 64 > row * 64)
+    np.testing.assert_array_equal(ok, ~on_it)
+    pixels = np.concatenate([b.pixels for b in got])
+    assert (pixels[on_it] == 255).all()
+    np.testing.assert_array_equal(pixels[ok], single_reads(slide_ok, grid)[ok])
+
+
+def test_a_handle_that_does_not_open_ends_the_stream():
+    """Other threads wait for tiles of the one that failed, and must not wait for ever."""
+    slide, grid = tiled(stride=16)
+    opened = []
+
+    def reopen():
+        opened.append(1)
+        if len(opened) == 3:
+            raise SlideReadError("no more handles", slide="x")
+        return slide.reopen()
+
+    def often():
+        for _ in range(50):
+            opened.clear()
+            list(stream_tiles(reopen, grid, spans(len(grid), 16), workers=3))
+
+    with pytest.raises(SlideReadError, match="no more handles"):
+        often()
+    assert not [t for t in threading.enumerate() if t.name.startswith("wsiprep-read")]
+
+
+def test_leaving_early_with_tiles_lent_stops_the_threads():
+    slide, grid = tiled(stride=16)
+    for taken in (1, 2, 5):
+        tiles = stream_tiles(slide.reopen, grid, spans(len(grid), 4), workers=3)
+        for _ in range(taken):
+            next(tiles)
+        tiles.close()
+    assert all(s.closed for s in slide.opened)
+    assert not [t for t in threading.enumerate() if t.name.startswith("wsiprep-read")]
+
+
+def test_batches_are_made_in_the_memory_given():
+    slide, grid = tiled(tile=(64, 64))
+    given_out = []
+
+    def allocate(shape):
+        given_out.append(np.zeros(shape, np.uint8))
+        return given_out[-1]
+
+    got = list(stream_tiles(slide.reopen, grid, spans(len(grid), 32), workers=2, allocate=allocate))
+    assert all(b.pixels is memory for b, memory in zip(got, given_out, strict=True))
+
+
+def test_opencv_is_left_as_it_was():
+    before = cv2.getNumThreads()
+    slide, grid = tiled(mpp=0.25)
+    tiles = stream_tiles(slide.reopen, grid, spans(len(grid), 4), workers=1)
+    next(tiles)
+    assert cv2.getNumThreads() == 1
+    tiles.close()
+    assert cv2.getNumThreads() == before

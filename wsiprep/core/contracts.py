@@ -7,9 +7,9 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiprep.core.types import EncoderSpec, Point, Segmentation, Size, SlideInfo
+from wsiprep.core.types import EncoderSpec, Point, Segmentation, Size, SlideInfo, Tiling
 
-__all__ = ["Encoder", "Segmenter", "Slide"]
+__all__ = ["AsyncEncoder", "Encoder", "Pending", "Segmenter", "Slide", "TiledSlide"]
 
 
 @runtime_checkable
@@ -65,6 +65,41 @@ class Slide(Protocol):
 
 
 @runtime_checkable
+class TiledSlide(Slide, Protocol):
+    """A slide whose stored tiles can be fetched and decoded one by one.
+
+    A region that `read` gives is made of these tiles and of nothing else: byte for byte the
+    decoded tiles, white outside the level.
+    """
+
+    def tiling(self, level: int) -> Tiling:
+        """How a level is stored."""
+        ...
+
+    def fetch_tile(self, level: int, tile: int) -> bytes:
+        """Compressed bytes of a tile; empty where the file declares it absent (it is white).
+
+        Raises:
+            SlideReadError: the bytes are not there.
+        """
+        ...
+
+    def decode_tile(self, level: int, tile: int, data: bytes, out: NDArray[np.uint8]) -> None:
+        """Decode what `fetch_tile` gave.
+
+        Args:
+            level: Pyramid level.
+            tile: Number of the tile, for messages.
+            data: Its compressed bytes.
+            out: uint8 (tile height, tile width, 3), contiguous; filled with RGB.
+
+        Raises:
+            SlideReadError: the bytes are damaged.
+        """
+        ...
+
+
+@runtime_checkable
 class Segmenter(Protocol):
     """Finds tissue on a thumbnail."""
 
@@ -102,5 +137,48 @@ class Encoder(Protocol):
         Raises:
             DeviceError: out of memory even for one patch.
             EncodingError: the network returned another shape.
+        """
+        ...
+
+
+@runtime_checkable
+class Pending(Protocol):
+    """A batch that an encoder is at work on."""
+
+    def result(self) -> NDArray[np.float32]:
+        """Wait for this batch, and for no other; may be asked for again.
+
+        Returns:
+            float32 (B, spec.dim) on the host: what the encoder gives when called.
+
+        Raises:
+            DeviceError: out of memory even for one patch.
+            EncodingError: the network returned another shape.
+        """
+        ...
+
+
+@runtime_checkable
+class AsyncEncoder(Encoder, Protocol):
+    """An encoder that computes a batch while its caller does something else."""
+
+    def begin(self, pixels: NDArray[np.uint8]) -> Pending:
+        """Begin a batch; the next may be begun before the result of this one is asked for.
+
+        Results are asked for in the order of the batches, by the thread that began them. A batch
+        whose `Pending` is dropped need not be computed.
+
+        Args:
+            pixels: uint8 (B, T, T, 3) RGB, B >= 1; not written to until its result is there.
+
+        Raises:
+            EncodingError: `pixels` is something else, or the network returned another shape.
+        """
+        ...
+
+    def allocate(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """An uninitialised uint8 buffer for pixels, of the memory that `begin` is fastest with.
+
+        Buffers and parts of them may be used for one batch after another.
         """
         ...

@@ -26,6 +26,7 @@ __all__ = [
     "Size",
     "SlideInfo",
     "TileBatch",
+    "Tiling",
     "TissueMask",
 ]
 
@@ -213,6 +214,21 @@ class ReadPlan:
             f"level {self.level}, read {self.read_px} px {how} to {self.patch_px} px: "
             f"{self.mpp:.4g} µm/px (asked {self.mpp_requested:g})"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How a level is stored: tiles of one size in rows, the first at the level's (0, 0).
+
+    Tiles of the last row and column may reach beyond the level; what lies there is no picture.
+
+    Attributes:
+        tile: Size of a tile in pixels of the level.
+        shape: (rows, cols) of tiles; tile (row, col) has the number `row * cols + col`.
+    """
+
+    tile: Size
+    shape: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,7 +203,9 @@ class _Pyramid:
         unit = math.lcm(tile_px, downsamples[-1] * shrink)
         self._square = unit * max(1, _SQUARE_PX // unit)
         self.levels = [
-            Level(size, d, tile_px, max(tile_px, self._square // d)) for d in downsamples
+            # Whole squares and whole tiles: a band is compressed when it is full.
+            Level(size, d, tile_px, math.lcm(tile_px, self._square // d))
+            for d in downsamples
         ]
         whole = size.height // (downsamples[-1] * shrink)
         self.thumbnail = Level(size, downsamples[-1] * shrink, tile_px, whole)

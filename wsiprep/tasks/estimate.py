@@ -20,7 +20,7 @@ from wsiprep.store.read import FeatureStore
 from wsiprep.tasks.config import AnyConfig, stages
 from wsiprep.tasks.inputs import SlideRef, gather
 from wsiprep.tasks.slides import load_encoders, own_mpp, own_settings
-from wsiprep.tiles.stream import read_patch
+from wsiprep.tiles.patch import read_patch
 from wsiprep.tiles.workers import default_workers
 from wsiprep.tissue.detect import detect_tissue
 

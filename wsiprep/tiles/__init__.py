@@ -4,5 +4,10 @@ from wsiprep.core.lazy import lazy_names
 
 __getattr__, __all__ = lazy_names(
     __name__,
-    {"default_workers": "workers", "read_patch": "stream", "stream_tiles": "stream"},
+    {
+        "ReadTimes": "times",
+        "default_workers": "workers",
+        "read_patch": "patch",
+        "stream_tiles": "stream",
+    },
 )

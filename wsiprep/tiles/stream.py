@@ -1,133 +1,207 @@
-"""Batches of patches, decoded by threads, in order, with bounded memory."""
+"""Batches of patches, made by threads, in order, with bounded memory.
+
+Of a slide that gives access to its stored tiles, each tile is decoded once and the patches are cut
+from it (`schedule.py`, `make.py`); others are read patch by patch. The pixels are the same to the
+byte. Threads, not processes: all decoders in use release the interpreter lock, and handing batches
+from process to process costs as much as decoding them.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiprep.core.contracts import Slide
-from wsiprep.core.errors import SlideReadError
-from wsiprep.core.types import PatchGrid, Point, ReadPlan, Size, TileBatch
+from wsiprep.core.types import PatchGrid, TileBatch
+from wsiprep.tiles.make import Job, Maker, OnBadTile, maker_of
+from wsiprep.tiles.times import ReadTimes
 
-__all__ = ["read_patch", "stream_tiles"]
+__all__ = ["stream_tiles"]
 
-TILES_PER_JOB = 8
-"""Tiles one thread reads at a go: enough to hide the hand-over, few enough to share a batch."""
+Allocate = Callable[[tuple[int, int, int, int]], NDArray[np.uint8]]
+Span = tuple[int, int]
 
-
-def read_patch(slide: Slide, origin0: Point, plan: ReadPlan) -> NDArray[np.uint8]:
-    """Read one patch as the plan says.
-
-    Shrinking averages by area (exact box mean for whole factors); magnifying is bicubic.
-
-    Returns:
-        uint8 (patch_px, patch_px, 3) RGB.
-
-    Raises:
-        SlideReadError: the pixels cannot be decoded.
-    """
-    pixels = slide.read(origin0, plan.level, Size(plan.read_px, plan.read_px))
-    if plan.read_px == plan.patch_px:
-        return pixels
-    how = cv2.INTER_AREA if plan.read_px > plan.patch_px else cv2.INTER_CUBIC
-    side = plan.patch_px
-    return np.asarray(cv2.resize(pixels, (side, side), interpolation=how), dtype=np.uint8)
+UNIT_PATCHES = 16
+"""Patches a thread makes at a go, a row of a chunk: enough to hide the hand-over."""
+UNIT_BYTES = 8 << 20
+"""Fewer patches make a unit where more than this would be read for it."""
+TILE_BYTES = 256 << 20
+"""Decoded tiles kept for later patches; more only where those under way need more."""
+AHEAD_BYTES = 256 << 20
+"""Batches made in advance; more only where a single batch is larger."""
+STRETCH_PATCHES = 1 << 16
+"""Patches scheduled at a time, so that schedules stay small. Tiles are not kept beyond."""
 
 
 def stream_tiles(
     open_slide: Callable[[], Slide],
     grid: PatchGrid,
-    spans: Sequence[tuple[int, int]],
+    spans: Sequence[Span],
     *,
     workers: int,
-    on_bad_tile: Literal["fail", "mask"] = "fail",
-    ahead: int = 3,
+    on_bad_tile: OnBadTile = "fail",
+    ahead: int | None = None,
+    allocate: Allocate | None = None,
+    times: ReadTimes | None = None,
 ) -> Generator[TileBatch]:
     """Yield the pixels of spans of grid rows, in the order of the spans.
 
-    Each thread opens its own handle. At most `ahead + 1` batches are held at a time, so memory
-    is (ahead + 1) * batch * patch_px² * 3 bytes whatever the size of the slide.
+    Each thread opens its own handle. Memory does not depend on the size of the slide: `ahead + 1`
+    batches of patch_px² * 3 bytes a patch; `TILE_BYTES` of decoded tiles, or those that the
+    patches under way lie on if that is more; read_px² * 3 bytes a thread where patches are
+    resized; some MiB of schedule.
 
     Args:
-        open_slide: Opens a new handle; called once in each thread.
+        open_slide: Opens a new handle; called once in each thread, and once here.
         grid: The patches.
         spans: (start, stop) rows of each batch.
         workers: Reading threads, at least 1.
         on_bad_tile: `fail` raises; `mask` gives white pixels with `ok` False.
-        ahead: Batches read in advance.
+        ahead: Batches made in advance; None takes what keeps the threads busy within
+            `AHEAD_BYTES`.
+        allocate: Gives the memory of a batch, uint8 (B, T, T, 3); None is plain memory.
+        times: Filled in as the stream goes.
 
     Raises:
         SlideReadError: a tile cannot be decoded and `on_bad_tile` is `fail`.
     """
-    local = threading.local()
-    handles: list[Slide] = []
-    lock = threading.Lock()
+    times = ReadTimes() if times is None else times
+    times.threads = workers
+    plan = grid.plan
+    largest = max((stop - start for start, stop in spans), default=1)
+    unit = max(1, min(UNIT_PATCHES, UNIT_BYTES // (plan.read_px**2 * 3)))
+    if ahead is None:
+        ahead = _ahead(workers, largest, unit, plan.patch_px)
     stopped = threading.Event()
-
-    def handle() -> Slide:
-        if not hasattr(local, "slide"):
-            slide = open_slide()
-            with lock:
-                handles.append(slide)
-            local.slide = slide
-        slide_here: Slide = local.slide
-        return slide_here
-
-    def fill(batch: TileBatch, first: int, last: int) -> None:
-        slide = handle()
-        for k in range(first, last):
-            if stopped.is_set():
-                return
-            x, y = grid.origin0_px[batch.index[k]]
-            try:
-                batch.pixels[k] = read_patch(slide, Point(int(x), int(y)), grid.plan)
-            except SlideReadError:
-                if on_bad_tile == "fail":
-                    raise
-                batch.pixels[k] = 255
-                batch.ok[k] = False
-
-    side = grid.plan.patch_px
-    waiting: deque[tuple[TileBatch, list[Future[None]]]] = deque()
+    job = Job(
+        grid,
+        on_bad_tile,
+        stopped,
+        times,
+        at_once=(ahead + 1) * -(-largest // unit),
+        tile_bytes=TILE_BYTES // 2,  # a stretch may begin while the last units of another end
+    )
+    handles = _Handles(open_slide)
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="wsiprep-read")
-
-    def submit(start: int, stop: int) -> None:
-        count = stop - start
-        batch = TileBatch(
-            index=np.arange(start, stop, dtype=np.int64),
-            pixels=np.empty((count, side, side, 3), np.uint8),
-            ok=np.ones(count, np.bool_),
-        )
-        step = max(1, min(TILES_PER_JOB, -(-count // workers)))
-        jobs = [
-            pool.submit(fill, batch, first, min(first + step, count))
-            for first in range(0, count, step)
-        ]
-        waiting.append((batch, jobs))
-
+    waiting: deque[tuple[TileBatch, list[Future[None]]]] = deque()
     try:
-        for start, stop in spans:
-            submit(start, stop)
-            if len(waiting) > ahead:
-                yield _finished(waiting)
-        while waiting:
-            yield _finished(waiting)
+        with _resizing_on_one_core():
+            for stretch in _stretches(spans):
+                rows, bounds = _units(stretch, unit)
+                maker, number = maker_of(handles.get(), job, rows, bounds), 0
+                for start, stop in stretch:
+                    batch = _empty(start, stop, plan.patch_px, allocate)
+                    parts = range(0, stop - start, unit)
+                    jobs = [
+                        pool.submit(_make, maker, handles, number + k, batch, first, unit)
+                        for k, first in enumerate(parts)
+                    ]
+                    number += len(parts)
+                    waiting.append((batch, jobs))
+                    if len(waiting) > ahead:
+                        yield _finished(waiting, times)
+            while waiting:
+                yield _finished(waiting, times)
     finally:
         stopped.set()
         pool.shutdown(wait=True, cancel_futures=True)
-        for slide in handles:
+        handles.close()
+
+
+class _Handles:
+    """A handle for each thread that asks."""
+
+    def __init__(self, open_slide: Callable[[], Slide]) -> None:
+        self._open, self._local, self._lock = open_slide, threading.local(), threading.Lock()
+        self._opened: list[Slide] = []
+
+    def get(self) -> Slide:
+        """The calling thread's own."""
+        if not hasattr(self._local, "slide"):
+            slide = self._open()
+            with self._lock:
+                self._opened.append(slide)
+            self._local.slide = slide
+        own: Slide = self._local.slide
+        return own
+
+    def close(self) -> None:
+        """Close all of them."""
+        for slide in self._opened:
             slide.close()
 
 
-def _finished(waiting: deque[tuple[TileBatch, list[Future[None]]]]) -> TileBatch:
+def _ahead(workers: int, batch: int, unit: int, patch_px: int) -> int:
+    """Batches ahead that give every thread a unit in hand and one to follow, within bounds."""
+    wanted = -(-2 * workers * unit // batch) + 1
+    affordable = AHEAD_BYTES // (batch * patch_px**2 * 3) - 1
+    return max(1, min(wanted, affordable))
+
+
+def _stretches(spans: Sequence[Span]) -> Iterator[list[Span]]:
+    """Spans in runs of at least `STRETCH_PATCHES` patches, but for the last."""
+    stretch: list[Span] = []
+    patches = 0
+    for start, stop in spans:
+        stretch.append((start, stop))
+        patches += stop - start
+        if patches >= STRETCH_PATCHES:
+            yield stretch
+            stretch, patches = [], 0
+    if stretch:
+        yield stretch
+
+
+def _units(stretch: Sequence[Span], unit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the grid in a stretch, and where each unit begins; no unit spans two batches."""
+    rows = np.concatenate([np.arange(start, stop) for start, stop in stretch])
+    bounds: list[int] = []
+    first = 0
+    for start, stop in stretch:
+        bounds += [first + k for k in range(0, stop - start, unit)]
+        first += stop - start
+    return rows, np.array([*bounds, first], np.int64)
+
+
+def _empty(start: int, stop: int, patch_px: int, allocate: Allocate | None) -> TileBatch:
+    shape = (stop - start, patch_px, patch_px, 3)
+    return TileBatch(
+        index=np.arange(start, stop, dtype=np.int64),
+        pixels=np.empty(shape, np.uint8) if allocate is None else allocate(shape),
+        ok=np.ones(stop - start, np.bool_),
+    )
+
+
+def _make(
+    maker: Maker, handles: _Handles, number: int, batch: TileBatch, first: int, unit: int
+) -> None:
+    part = slice(first, first + unit)
+    maker.make(handles.get, number, batch.pixels[part], batch.ok[part])
+
+
+def _finished(waiting: deque[tuple[TileBatch, list[Future[None]]]], times: ReadTimes) -> TileBatch:
     batch, jobs = waiting.popleft()
+    began = time.perf_counter()
     for job in jobs:
         job.result()
+    times.add(wait_s=time.perf_counter() - began)
     return batch
+
+
+@contextmanager
+def _resizing_on_one_core() -> Iterator[None]:
+    """Within it, OpenCV does not start threads of its own: the reading threads are enough."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)

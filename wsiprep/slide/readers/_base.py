@@ -95,9 +95,7 @@ class BaseSlide(ABC):
 
     def read(self, origin0: Point, level: int, size: Size) -> NDArray[np.uint8]:
         """Read a region; see `core.contracts.Slide.read`."""
-        if not 0 <= level < len(self._info.level_sizes):
-            levels = len(self._info.level_sizes)
-            raise self._error(f"there is no level {level}; it has {levels} (0 to {levels - 1}).")
+        self._check_level(level)
         scale, limit = self._info.downsamples[level], self._info.level_sizes[level]
         x, y = round(origin0.x / scale), round(origin0.y / scale)
         x0, x1 = max(x, 0), min(x + size.width, limit.width)
@@ -190,6 +188,11 @@ class BaseSlide(ABC):
 
     def _error(self, message: str, hint: str | None = None) -> SlideReadError:
         return SlideReadError(message, slide=self._info.id, stage="slide", hint=hint)
+
+    def _check_level(self, level: int) -> None:
+        levels = len(self._info.level_sizes)
+        if not 0 <= level < levels:
+            raise self._error(f"there is no level {level}; it has {levels} (0 to {levels - 1}).")
 
     def _check_open(self) -> None:
         if self._closed:

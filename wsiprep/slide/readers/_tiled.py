@@ -1,0 +1,167 @@
+"""Readers that decode the stored tiles themselves: a box is put together from whole tiles.
+
+`TiledBase` adds to `BaseSlide` what `core.contracts.TiledSlide` promises. A subclass gives the
+tables of its levels: where each tile lies in a file, and the codec that decodes it. Files are read
+by position (`os.pread`), so a handle is nothing but file descriptors: it may be used after a fork,
+and threads with handles of their own share no state.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiprep.core.errors import SlideReadError, WsiprepError
+from wsiprep.core.types import Box, Size, SlideInfo, Tiling
+from wsiprep.slide.readers._base import WHITE, BaseSlide, one_line
+
+__all__ = ["TileCodec", "TileTable", "TiledBase", "tiling_of"]
+
+
+class TileCodec(Protocol):
+    """How the tiles of a level are decoded. Plain data: it travels with a pickled slide."""
+
+    def decode(self, data: bytes, out: NDArray[np.uint8]) -> None:
+        """Decode a tile into `out`, uint8 (h, w, 3) RGB; raises whatever it likes if it cannot."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TileTable:
+    """A level as it is stored.
+
+    Attributes:
+        tiling: Tile size, rows and columns.
+        offsets: int64 (tiles,), position of each tile in its file.
+        counts: int64 (tiles,), its length in bytes; 0 where the file declares it absent.
+        codec: How the tiles are decoded.
+        file: int32 (tiles,), which of the slide's files; None where there is only one.
+    """
+
+    tiling: Tiling
+    offsets: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    codec: TileCodec
+    file: NDArray[np.int32] | None = None
+
+
+class TiledBase(BaseSlide):
+    """A slide put together from stored tiles.
+
+    Args:
+        info: What is known of the slide.
+        native_levels: For each level of `info`, the index into `tables`.
+        files: Paths of the files that hold the tiles.
+        tables: Levels as they are stored.
+    """
+
+    survives_fork: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        info: SlideInfo,
+        native_levels: tuple[int, ...],
+        files: Sequence[str],
+        tables: Sequence[TileTable],
+    ) -> None:
+        super().__init__(info, native_levels)
+        self._files = tuple(files)
+        self._tables = tuple(tables)
+
+    def tiling(self, level: int) -> Tiling:
+        """How a level is stored; see `core.contracts.TiledSlide.tiling`."""
+        return self._table(level).tiling
+
+    def fetch_tile(self, level: int, tile: int) -> bytes:
+        """Compressed bytes of a tile; see `core.contracts.TiledSlide.fetch_tile`."""
+        self._check_open()
+        table = self._table(level)
+        count, offset = int(table.counts[tile]), int(table.offsets[tile])
+        if count == 0:
+            return b""
+        number = 0 if table.file is None else int(table.file[tile])
+        try:
+            data = os.pread(self._live_handle()[number], count, offset)
+        except OSError as err:
+            raise self._tile_error(level, tile, f"cannot be read ({err.strerror})") from err
+        if len(data) < count:
+            raise self._tile_error(
+                level, tile, f"lies beyond the end of the file ({len(data)} of {count} bytes)"
+            )
+        return data
+
+    def decode_tile(self, level: int, tile: int, data: bytes, out: NDArray[np.uint8]) -> None:
+        """Decode a tile; see `core.contracts.TiledSlide.decode_tile`."""
+        if not data:
+            out[...] = WHITE
+            return
+        try:
+            self._table(level).codec.decode(data, out)
+        except WsiprepError:
+            raise
+        except Exception as err:  # decoders raise whatever they like
+            raise self._tile_error(level, tile, f"cannot be decoded ({one_line(err)})") from err
+
+    def _read_box(self, handle: Any, level: int, box: Box) -> NDArray[np.uint8]:
+        tiling = self._table(level).tiling
+        tile, region = tiling.tile, np.empty((box.height, box.width, 3), np.uint8)
+        if (tile.width, tile.height) == (box.width, box.height) and not (
+            box.x % tile.width or box.y % tile.height
+        ):
+            number = box.y // tile.height * tiling.shape[1] + box.x // tile.width
+            self.decode_tile(level, number, self.fetch_tile(level, number), region)
+            return region
+        pixels = np.empty((tile.height, tile.width, 3), np.uint8)
+        for number, x, y in _touched(tiling, box):
+            self.decode_tile(level, number, self.fetch_tile(level, number), pixels)
+            x0, x1 = max(x, box.x), min(x + tile.width, box.x + box.width)
+            y0, y1 = max(y, box.y), min(y + tile.height, box.y + box.height)
+            part = pixels[y0 - y : y1 - y, x0 - x : x1 - x]
+            region[y0 - box.y : y1 - box.y, x0 - box.x : x1 - box.x] = part
+        return region
+
+    def _open_handle(self) -> tuple[int, ...]:
+        with ExitStack() as opened:
+            handle = []
+            for path in self._files:
+                handle.append(os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
+                opened.callback(os.close, handle[-1])
+            opened.pop_all()
+        return tuple(handle)
+
+    def _close_handle(self, handle: Sequence[int]) -> None:
+        for file in handle:
+            os.close(file)
+
+    def _table(self, level: int) -> TileTable:
+        self._check_level(level)
+        return self._tables[self._native_levels[level]]
+
+    def _tile_error(self, level: int, tile: int, what: str) -> SlideReadError:
+        tiling, scale = self._table(level).tiling, self._info.downsamples[level]
+        row, col = divmod(tile, tiling.shape[1])
+        x, y = round(col * tiling.tile.width * scale), round(row * tiling.tile.height * scale)
+        return self._error(
+            f"tile {tile} of level {level}, at level-0 origin ({x}, {y}), {what}.",
+            hint="The file is damaged or incomplete there: compare its size and checksum "
+            "with the original.",
+        )
+
+
+def _touched(tiling: Tiling, box: Box) -> Iterator[tuple[int, int, int]]:
+    """(number, x, y) of the tiles that a box overlaps."""
+    width, height = tiling.tile.width, tiling.tile.height
+    for row in range(box.y // height, (box.y + box.height - 1) // height + 1):
+        for col in range(box.x // width, (box.x + box.width - 1) // width + 1):
+            yield row * tiling.shape[1] + col, col * width, row * height
+
+
+def tiling_of(level: Size, tile: Size) -> Tiling:
+    """Tiles that cover a level."""
+    return Tiling(tile, (-(-level.height // tile.height), -(-level.width // tile.width)))

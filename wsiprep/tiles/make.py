@@ -1,0 +1,236 @@
+"""Patches made unit by unit: read one by one, or cut from tiles that are decoded once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiprep.core.contracts import Slide, TiledSlide
+from wsiprep.core.errors import SlideReadError
+from wsiprep.core.types import PatchGrid, Point
+from wsiprep.tiles.blocks import Blocks
+from wsiprep.tiles.patch import read_patch, resample
+from wsiprep.tiles.schedule import Schedule, Unit, schedule
+from wsiprep.tiles.times import ReadTimes
+
+__all__ = ["Job", "Maker", "maker_of"]
+
+WHITE = 255
+OnBadTile = Literal["fail", "mask"]
+Handle = Callable[[], Slide]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """What makers of all stretches of a stream share.
+
+    Attributes:
+        grid: The patches.
+        on_bad_tile: Raise where a patch cannot be read, or make it white and not ok.
+        stopped: Set when nobody waits for the patches any more.
+        times: Where time spent is added.
+        at_once: Units that may be under way at a time.
+        tile_bytes: Decoded tiles that may be held at a time.
+    """
+
+    grid: PatchGrid
+    on_bad_tile: OnBadTile
+    stopped: threading.Event
+    times: ReadTimes
+    at_once: int
+    tile_bytes: int
+
+
+class Maker(Protocol):
+    """Makes the patches of a stretch of the grid. One instance serves all threads."""
+
+    def make(
+        self, handle: Handle, unit: int, pixels: NDArray[np.uint8], ok: NDArray[np.bool_]
+    ) -> None:
+        """Fill the patches of a unit; units are begun in their order.
+
+        Args:
+            handle: Gives the slide that the thread may use.
+            unit: Number of the unit.
+            pixels: uint8 (patches, T, T, 3), filled in.
+            ok: bool (patches,), True; set to False where a patch could not be read.
+
+        Raises:
+            SlideReadError: a patch cannot be read and `on_bad_tile` is `fail`.
+        """
+        ...
+
+
+def maker_of(slide: Slide, job: Job, rows: NDArray[np.int64], bounds: NDArray[np.int64]) -> Maker:
+    """The maker that suits a slide.
+
+    Args:
+        slide: A handle, to learn what it offers.
+        job: The stream.
+        rows: int64 (patches,), rows of the grid.
+        bounds: int64 (units + 1,), first patch of each unit.
+    """
+    plan, info = job.grid.plan, slide.info
+    if isinstance(slide, TiledSlide):
+        tiling, blocks = slide.tiling(plan.level), False
+    elif job.grid.stride_px < plan.patch_px and plan.level == 0:
+        tiling, blocks = Blocks(slide).tiling(0), True
+    else:
+        return _OneByOne(job, rows, bounds)
+    corner = np.rint(job.grid.origin0_px[rows] / info.downsamples[plan.level]).astype(np.int64)
+    plan_of_tiles = schedule(
+        corner,
+        bounds,
+        plan.read_px,
+        info.level_sizes[plan.level],
+        tiling,
+        at_once=job.at_once,
+        budget=job.tile_bytes // (tiling.tile.area * 3),
+    )
+    shape = (tiling.tile.height, tiling.tile.width, 3)
+    return _FromTiles(job, plan_of_tiles, shape, Blocks if blocks else _itself)
+
+
+class _OneByOne:
+    """Reads each patch by itself."""
+
+    def __init__(self, job: Job, rows: NDArray[np.int64], bounds: NDArray[np.int64]) -> None:
+        self._job, self._rows, self._bounds = job, rows, bounds
+
+    def make(
+        self, handle: Handle, unit: int, pixels: NDArray[np.uint8], ok: NDArray[np.bool_]
+    ) -> None:
+        """See `Maker.make`."""
+        job, began, slide = self._job, time.perf_counter(), handle()
+        for k, row in enumerate(self._rows[self._bounds[unit] : self._bounds[unit + 1]]):
+            if job.stopped.is_set():
+                return
+            x, y = job.grid.origin0_px[row]
+            try:
+                pixels[k] = read_patch(slide, Point(int(x), int(y)), job.grid.plan)
+            except SlideReadError:
+                if job.on_bad_tile == "fail":
+                    raise
+                pixels[k], ok[k] = WHITE, False
+        job.times.add(read_s=time.perf_counter() - began, tiles=len(pixels))
+
+
+class _Source(Protocol):
+    """The part of a tiled slide that is used here."""
+
+    def fetch_tile(self, level: int, tile: int) -> bytes: ...
+
+    def decode_tile(self, level: int, tile: int, data: bytes, out: NDArray[np.uint8]) -> None: ...
+
+
+class _FromTiles:
+    """Cuts patches from tiles, as a schedule says."""
+
+    def __init__(
+        self,
+        job: Job,
+        tiles: Schedule,
+        shape: tuple[int, int, int],
+        source: Callable[[Slide], _Source],
+    ) -> None:
+        self._job, self._schedule, self._shape, self._source = job, tiles, shape, source
+        self._ready = [threading.Event() for _ in range(len(tiles))]
+        self._left = tiles.users.tolist()
+        self._lent: dict[int, NDArray[np.uint8] | SlideReadError] = {}
+        self._spare: list[NDArray[np.uint8]] = []
+        self._lock = threading.Lock()
+
+    def make(
+        self, handle: Handle, unit: int, pixels: NDArray[np.uint8], ok: NDArray[np.bool_]
+    ) -> None:
+        """See `Maker.make`."""
+        native = self._job.grid.plan.read_px == self._job.grid.plan.patch_px
+        try:
+            work = self._schedule.unit(unit, native=native)
+            self._decode(self._source(handle()), work, pixels)
+        finally:
+            self._ready[unit].set()
+        for earlier in work.after:  # begun before this one, and decoding they wait for nobody
+            self._ready[earlier].wait()
+        if not self._job.stopped.is_set():
+            began = time.perf_counter()
+            self._cut(work, pixels, ok, native=native)
+            self._give_back(work)
+            self._job.times.add(cut_s=time.perf_counter() - began)
+
+    def _decode(self, source: _Source, work: Unit, pixels: NDArray[np.uint8]) -> None:
+        """Decode the tiles that a unit owns; those that are just a patch, into it."""
+        level = self._job.grid.plan.level
+        read_s = decode_s = 0.0
+        bytes_ = 0
+        for loan, tile in work.decode:
+            if self._job.stopped.is_set():
+                return
+            patch = work.direct.get(loan)
+            out = self._buffer() if patch is None else pixels[patch]
+            began = time.perf_counter()
+            try:
+                data = source.fetch_tile(level, tile)
+                fetched = time.perf_counter()
+                source.decode_tile(level, tile, data, out)
+            except SlideReadError as err:
+                self._lent[loan] = err
+                continue
+            self._lent[loan] = out
+            read_s += fetched - began
+            decode_s += time.perf_counter() - fetched
+            bytes_ += len(data)
+        self._job.times.add(read_s=read_s, decode_s=decode_s, bytes=bytes_, tiles=len(work.decode))
+
+    def _cut(
+        self, work: Unit, pixels: NDArray[np.uint8], ok: NDArray[np.bool_], *, native: bool
+    ) -> None:
+        side = self._job.grid.plan.read_px
+        read = None if native else np.empty((side, side, 3), np.uint8)
+        for k, pieces in enumerate(work.pieces):
+            patch = pixels[k]
+            region = patch if read is None else read
+            if not work.whole[k]:
+                region[...] = WHITE
+            try:
+                for loan, ty, tx, y, x, height, width in pieces:
+                    tile = self._lent[loan]
+                    if isinstance(tile, SlideReadError):
+                        raise tile
+                    if loan not in work.direct:
+                        part = tile[ty : ty + height, tx : tx + width]
+                        region[y : y + height, x : x + width] = part
+            except SlideReadError:
+                if self._job.on_bad_tile == "fail":
+                    raise
+                patch[...], ok[k] = WHITE, False
+                continue
+            if read is not None:
+                resample(read, patch)
+
+    def _give_back(self, work: Unit) -> None:
+        """Let go of the tiles that no later unit needs."""
+        with self._lock:
+            for loan in work.uses:
+                self._left[loan] -= 1
+                if not self._left[loan]:
+                    tile = self._lent.pop(loan)
+                    if isinstance(tile, np.ndarray) and loan not in work.direct:
+                        self._spare.append(tile)
+
+    def _buffer(self) -> NDArray[np.uint8]:
+        with self._lock:
+            if self._spare:
+                return self._spare.pop()
+        return np.empty(self._shape, np.uint8)
+
+
+def _itself(slide: Slide) -> _Source:
+    assert isinstance(slide, TiledSlide)  # noqa: S101 - maker_of has looked
+    return slide
