@@ -18,12 +18,12 @@ from wsiprep.store.verify import verify_output
 # Each tile takes a moment, so that a kill lands in the middle.
 PROGRAM = """
 import sys, time
-from wsiprep.tasks import encode
-honest = encode.encode
+from wsiprep.tasks import fill
+honest = fill._begin
 def slow(*args):
     time.sleep(float(sys.argv[3]))
     return honest(*args)
-encode.encode = slow
+fill._begin = slow
 from wsiprep.core.config import build
 from wsiprep.tasks.config import PrepareConfig
 from wsiprep.tasks.prepare import prepare

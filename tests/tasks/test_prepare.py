@@ -412,3 +412,17 @@ def test_one_unreadable_tile_fails_the_slide_or_is_masked(small_slide, tmp_path,
     features = FeatureStore(row.store).features()
     assert not features.valid[4:6, 6:8].any()
     assert len(features) == row.patches - 4
+
+
+def test_a_profile_says_where_the_time_went(small_slide, tmp_path):
+    report = run(PrepareConfig, small_slide, tmp_path / "o", profile=tmp_path / "profile.json")
+    written = json.loads((tmp_path / "profile.json").read_text())
+    assert written == report.profile.canonical() == report.canonical()["encoding"]
+    (times,) = written["slides"].values()
+    assert times["tiles"] == report.rows[0].encoded == written["total"]["tiles"]
+    assert times["stored_tiles"] > 0
+    assert times["bytes"] > 0
+    assert "profile:" not in (tmp_path / "o" / "config.yaml").read_text()
+    again = run(PrepareConfig, small_slide, tmp_path / "o")
+    assert again.profile.lines() == []
+    assert run(SegmentConfig, small_slide, tmp_path / "p").profile is None

@@ -371,7 +371,7 @@ def test_a_stop_inside_a_foreign_decoder_is_a_stop(small_slide, tmp_path, monkey
 
 def test_of_two_encoders_the_published_one_is_not_encoded_again(small_slide, tmp_path, monkeypatch):
     from wsiprep.store.write import SlideStore
-    from wsiprep.tasks import encode
+    from wsiprep.tasks import fill
 
     values = {"encoder": ("test", "timm:resnet10t"), "random_weights": True, "patch_size": 256}
     run(PrepareConfig, small_slide, tmp_path, **values)
@@ -391,7 +391,7 @@ def test_of_two_encoders_the_published_one_is_not_encoded_again(small_slide, tmp
     def none(*args):
         raise AssertionError("everything was in the store or the journal")
 
-    monkeypatch.setattr(encode, "encode", none)
+    monkeypatch.setattr(fill, "_begin", none)
     (row,) = run(PrepareConfig, small_slide, tmp_path, overwrite=True, **values).rows
     assert row.status == "ok"
     assert row.encoded == 0

@@ -110,6 +110,8 @@ def _print_report(report: RunReport, log: str) -> None:
         f"details in {escape(log)}",
         highlight=False,
     )
+    for line in report.profile.lines() if report.profile is not None else ():
+        console.print(escape(line), highlight=False)
     if report.interrupted:
         console.print("Stopped before the end: run the same command again to resume.")
 

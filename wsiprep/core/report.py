@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wsiprep.core.errors import OutputError, WsiprepError
+from wsiprep.core.profile import Profile
 
 __all__ = ["Event", "OnEvent", "RunLog", "RunReport", "SlideOutcome", "Status"]
 
@@ -69,6 +70,8 @@ class RunReport:
     interrupted: bool = False
     problem: WsiprepError | None = None
     """What ended the run before its last slide: a problem of the machine."""
+    profile: Profile | None = None
+    """Where the time of encoding went; None where the run does not encode."""
 
     @property
     def failed(self) -> list[SlideOutcome]:
@@ -93,6 +96,7 @@ class RunReport:
             "seconds": round(self.seconds, 3),
             "interrupted": self.interrupted,
             "exit_code": self.exit_code,
+            **({} if self.profile is None else {"encoding": self.profile.canonical()}),
         }
 
 

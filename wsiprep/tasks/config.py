@@ -70,6 +70,8 @@ class RunConfig(Settings):
     """Reading threads; by default the cores this job was given, at most 16."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes the first of cuda, mps, cpu that is there."""
+    profile: Path | None = None
+    """Write where the time of encoding went to this file, as JSON."""
     overwrite: bool = False
     """Do it again although it is there, and replace what was made with other settings. Stopped,
     the same command goes on with the slides that it had not done again."""

@@ -1,4 +1,4 @@
-"""Encoding one slide: what is missing, every tile read once for all encoders, published whole."""
+"""Encoding one slide: what is missing, read once for all encoders, published whole."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from wsiprep.core.config import digest
 from wsiprep.core.contracts import Encoder, Slide
-from wsiprep.core.errors import EncodingError, SlideReadError
+from wsiprep.core.errors import SlideReadError
 from wsiprep.core.report import Event
 from wsiprep.core.types import EncoderSpec, PatchGrid
 from wsiprep.encoders.config import EncoderConfig
@@ -20,10 +17,10 @@ from wsiprep.store.journal import Journal, missing_spans
 from wsiprep.store.read import FeatureStore
 from wsiprep.store.schema import features_unit, grid_unit
 from wsiprep.store.write import SlideStore
+from wsiprep.tasks.fill import Work, fill
 from wsiprep.tasks.steps import Context, mismatch
-from wsiprep.tiles.stream import stream_tiles
 
-__all__ = ["Encoded", "embed", "encode", "features_key"]
+__all__ = ["Encoded", "embed", "features_key"]
 
 FEATURES_VERSION = 1
 """Raised when the same settings would give other features."""
@@ -40,15 +37,6 @@ class Encoded:
 
     patches: int
     bad_tiles: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """An encoder whose features are not there yet."""
-
-    encoder: Encoder
-    key: str
-    journal: Journal
 
 
 def embed(
@@ -82,12 +70,12 @@ def embed(
                 key = features_key(encoder.spec, cfg, parent, slide.info.reader)
                 journal = _open_journal(store, name, len(grid), encoder.spec, key, cfg)
                 stack.callback(journal.close)
-                todo.append(_Work(encoder, key, journal))
+                todo.append(Work(encoder, key, journal))
         spans = missing_spans([work.journal.done for work in todo], ctx.run.batch_size)
         count = sum(stop - start for start, stop in spans)
         if count:
             ctx.on_event(Event("stage", slide=slide.info.id, text="encode", total=count))
-            _fill(slide, grid, spans, todo, cfg, ctx)
+            ctx.profile.slides[store.name] = fill(slide, grid, spans, todo, cfg, ctx)
         for work in todo:
             ok = work.journal.ok
             if len(grid) and not ok.any():
@@ -150,71 +138,6 @@ def _open_journal(
         journal.restart()
         store.forget(unit_name)
     return journal
-
-
-def _fill(
-    slide: Slide,
-    grid: PatchGrid,
-    spans: Sequence[tuple[int, int]],
-    todo: Sequence[_Work],
-    cfg: EncoderConfig,
-    ctx: Context,
-) -> None:
-    tiles = stream_tiles(
-        slide.reopen, grid, spans, workers=ctx.workers, on_bad_tile=cfg.on_bad_tile
-    )
-    try:
-        for batch in tiles:
-            start, stop = int(batch.index[0]), int(batch.index[-1]) + 1
-            for work in todo:
-                if not work.journal.done[start:stop].all():
-                    vectors = encode(
-                        work.encoder, batch.pixels, batch.ok, work.journal.dtype, slide.info.id
-                    )
-                    work.journal.append(start, vectors, batch.ok)
-            ctx.on_event(Event("tiles", slide=slide.info.id, done=len(batch.index)))
-            ctx.stop.check()
-    finally:
-        tiles.close()
-
-
-def encode(
-    encoder: Encoder,
-    pixels: NDArray[np.uint8],
-    ok: NDArray[np.bool_],
-    dtype: np.dtype[Any],
-    slide: str,
-) -> NDArray[np.floating[Any]]:
-    """Vectors of a batch in the dtype of the store; zero where the tile is not ok.
-
-    Raises:
-        EncodingError: a vector has another length, or a value that is not finite.
-    """
-    vectors = encoder(pixels)
-    if vectors.shape != (len(pixels), encoder.spec.dim):
-        raise EncodingError(
-            f"'{encoder.spec.name}' returned {vectors.shape}, expected "
-            f"{(len(pixels), encoder.spec.dim)}.",
-            slide=slide,
-            stage="encoder",
-            hint="The encoder's declared dim is wrong.",
-        )
-    vectors = np.where(ok[:, None], vectors, 0)
-    with np.errstate(over="ignore"):
-        stored = vectors.astype(dtype)
-    bad = int((~np.isfinite(stored)).any(axis=1).sum())
-    if bad:
-        overflow = bool(np.isfinite(vectors).all())
-        raise EncodingError(
-            f"'{encoder.spec.name}' gave values that are not finite for {bad} of {len(pixels)} "
-            f"patches of a batch.",
-            slide=slide,
-            stage="encoder",
-            hint="They exceed float16: pass --store-dtype float32."
-            if overflow
-            else "Try --precision fp32.",
-        )
-    return stored
 
 
 def features_key(spec: EncoderSpec, cfg: EncoderConfig, grid: str, reader: str) -> str:

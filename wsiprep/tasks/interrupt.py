@@ -24,6 +24,11 @@ class StopRequests:
         self._asked = threading.Event()
         self._at_once = False
 
+    @property
+    def asked(self) -> bool:
+        """Whether it was."""
+        return self._asked.is_set()
+
     def check(self) -> None:
         """Raise `Interrupted` if a stop was asked for."""
         if self._asked.is_set():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import traceback
 from collections import deque
@@ -20,8 +21,10 @@ from wsiprep.core.errors import (
     StoreError,
     WsiprepError,
 )
+from wsiprep.core.profile import Profile
 from wsiprep.core.report import Event, OnEvent, RunReport, SlideOutcome
 from wsiprep.core.types import PatchGrid, TissueMask
+from wsiprep.encoders.load import resolve_device
 from wsiprep.slide.open import open_slide
 from wsiprep.store.claim import claim_store
 from wsiprep.store.disk import check_writable, output_errors
@@ -37,6 +40,7 @@ from wsiprep.tasks.record import Record
 from wsiprep.tasks.redo import RedoLog
 from wsiprep.tasks.slides import load_encoders, own_mpp, own_settings, random_weights
 from wsiprep.tasks.steps import Context, place, segment
+from wsiprep.tiles.workers import available_cores, default_workers
 
 __all__ = ["prepare", "prepare_slide"]
 
@@ -124,7 +128,9 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
     record = Record(out)
     record.begin(cfg, inputs)
     redo = RedoLog(cfg)
-    report = RunReport()
+    device = resolve_device(cfg.run.device).type if encoders else ""
+    profile = Profile(cfg.run.workers or default_workers(), available_cores(), device)
+    report = RunReport(profile=profile if encoders else None)
     on_event(Event("run", total=len(inputs.slides)))
     with stop_requests() as stop:
         try:
@@ -135,7 +141,7 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
                 redone = redo.of(ref, own)
                 again = own.run.overwrite and not redone.has()
                 run = own.run.model_copy(update={"overwrite": again})
-                ctx = Context(run, on_event, stop, redone)
+                ctx = Context(run, on_event, stop, redone, profile)
                 outcome = _attempt(ref, own, encoders, ctx, record, deferred)
                 if outcome is None:  # another process has it; look again after the others
                     waiting.append((ref, own, True))
@@ -157,6 +163,9 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
             raise
         finally:
             record.end(report, len(inputs.slides))
+            if cfg.run.profile is not None and report.profile is not None:
+                with output_errors(cfg.run.profile):
+                    cfg.run.profile.write_text(json.dumps(report.profile.canonical(), indent=2))
             if any(row.status != "failed" for row in report.rows):
                 record.config(cfg)
             _tidy(out / WORK_FOLDER)

@@ -18,7 +18,7 @@ from wsiprep.tasks.inputs import Inputs
 
 __all__ = ["Record"]
 
-NOT_REPEATED = {"dry_run", "json_", "overwrite"}
+NOT_REPEATED = {"dry_run", "json_", "overwrite", "profile"}
 """Settings that say what to do this time, not how."""
 
 

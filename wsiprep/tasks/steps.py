@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from wsiprep.core.contracts import Slide
 from wsiprep.core.errors import StoreMismatchError
+from wsiprep.core.profile import Profile
 from wsiprep.core.report import Event, OnEvent
 from wsiprep.core.types import PatchGrid, SlideInfo, TissueMask
 from wsiprep.grid.build import grid_key, grid_name, make_grid
@@ -22,7 +23,6 @@ from wsiprep.tasks import outputs
 from wsiprep.tasks.config import RunConfig
 from wsiprep.tasks.interrupt import StopRequests
 from wsiprep.tasks.redo import Redone
-from wsiprep.tiles.workers import default_workers
 from wsiprep.tissue.config import TissueConfig
 from wsiprep.tissue.detect import detect_tissue, tissue_key
 
@@ -38,17 +38,19 @@ class Context:
         on_event: Where progress is told.
         stop: Whether a stop was asked for.
         redone: What an `--overwrite` run that was stopped has done again of this slide.
+        profile: Where the time of encoding goes.
     """
 
     run: RunConfig
     on_event: OnEvent
     stop: StopRequests
     redone: Redone
+    profile: Profile
 
     @property
     def workers(self) -> int:
         """Reading threads."""
-        return self.run.workers or default_workers()
+        return self.profile.workers
 
 
 def segment(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,8 +49,8 @@ class MeanColour:
         Returns:
             float32 (B, 3), 0 to 1.
         """
-        # Sums of bytes are exact in integers, so the result does not depend on the batch.
-        total = pixels.sum(axis=(1, 2), dtype=np.uint64)
+        # Sums of bytes are exact, also in float64, so the result does not depend on the batch.
+        total = np.array([cv2.sumElems(patch)[:3] for patch in pixels])
         count = pixels.shape[1] * pixels.shape[2]
         mean: NDArray[np.float32] = (total / (255 * count)).astype(np.float32)
         return mean

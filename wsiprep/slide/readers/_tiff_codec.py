@@ -104,7 +104,8 @@ def _chroma_tables() -> tuple[NDArray[np.int32], ...]:
     x = np.arange(-128, 128)
 
     def fixed(weight: float) -> NDArray[np.int32]:
-        return np.floor(weight * (1 << 16) * x + 0.5).astype(np.int32)
+        rounded: NDArray[np.int32] = np.floor(weight * (1 << 16) * x + 0.5).astype(np.int32)
+        return rounded
 
     half = 1 << 15
     red, blue = (fixed(1.402) + half) >> 16, (fixed(1.772) + half) >> 16

@@ -1,0 +1,169 @@
+"""Where the time of encoding went, and what to turn to make it faster."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+__all__ = ["EncodeTimes", "Profile"]
+
+Bound = Literal["reader", "encoder", "writer"]
+
+
+@dataclass(slots=True)
+class EncodeTimes:
+    """Seconds of encoding, of one slide or of several added up.
+
+    Three parties work side by side: threads that read tiles, the thread that hands them to the
+    encoder, and one that writes features. `wait_s + encode_s + blocked_s` is nearly `seconds`;
+    the times of the reading threads and of the writer overlap with it.
+
+    Attributes:
+        tiles: Patches encoded.
+        seconds: Wall time.
+        read_s: Reading threads, fetching compressed tiles (all of reading where a reader gives
+            no access to stored tiles).
+        decode_s: Reading threads, decoding.
+        cut_s: Reading threads, cutting and resizing patches.
+        wait_s: The encoder waits for tiles.
+        encode_s: The encoder computes.
+        blocked_s: The encoder waits for the writer.
+        write_s: The writer is at work.
+        stored_tiles: Stored tiles decoded.
+        bytes: Compressed bytes read.
+    """
+
+    tiles: int = 0
+    seconds: float = 0.0
+    read_s: float = 0.0
+    decode_s: float = 0.0
+    cut_s: float = 0.0
+    wait_s: float = 0.0
+    encode_s: float = 0.0
+    blocked_s: float = 0.0
+    write_s: float = 0.0
+    stored_tiles: int = 0
+    bytes: int = 0
+
+    def add(self, other: EncodeTimes) -> None:
+        """Add another slide's."""
+        for item in fields(self):
+            setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+
+
+@dataclass(slots=True)
+class Profile:
+    """Times of a run, slide by slide, and what they say.
+
+    Attributes:
+        workers: Reading threads.
+        cores: Cores this process may use.
+        device: Where the encoders ran.
+        slides: Times of each slide that was encoded, by its id.
+    """
+
+    workers: int
+    cores: int
+    device: str
+    slides: dict[str, EncodeTimes] = field(default_factory=dict)
+
+    @property
+    def total(self) -> EncodeTimes:
+        """All slides together."""
+        total = EncodeTimes()
+        for times in self.slides.values():
+            total.add(times)
+        return total
+
+    def shares(self) -> dict[str, float]:
+        """Shares of the time, 0 to 1.
+
+        `read`, `decode`, `cut` and `idle` are of the reading threads' time and make 1; `wait`,
+        `encode` and `blocked` are of the wall time as the encoder spends it; `write` is the
+        writer's of the wall time.
+        """
+        t = self.total
+        wall = max(t.seconds, 1e-9)
+        threads = wall * self.workers
+        busy = {
+            "read": t.read_s / threads,
+            "decode": t.decode_s / threads,
+            "cut": t.cut_s / threads,
+        }
+        return {
+            **busy,
+            "idle": max(0.0, 1 - sum(busy.values())),
+            "wait": t.wait_s / wall,
+            "encode": t.encode_s / wall,
+            "blocked": t.blocked_s / wall,
+            "write": t.write_s / wall,
+        }
+
+    def bound(self) -> Bound:
+        """Who holds up the others: what the encoder spends most of its time on."""
+        t = self.total
+        held_up: dict[Bound, float] = {
+            "reader": t.wait_s,
+            "encoder": t.encode_s,
+            "writer": t.blocked_s,
+        }
+        return max(held_up, key=lambda name: held_up[name])
+
+    def remedy(self) -> str:
+        """What to turn, in a sentence."""
+        t, bound = self.total, self.bound()
+        if bound == "writer":
+            return "Put --output on a faster disk, and move it from there when the run has ended."
+        if bound == "encoder":
+            if self.device == "cpu":
+                return "The encoder is the limit of this machine: use a GPU (--device cuda)."
+            return (
+                "The GPU is busy, as it should be; --precision bf16 or fp16 and a larger "
+                "--batch-size may help where they are not in use."
+            )
+        if t.read_s > t.decode_s + t.cut_s and t.bytes:
+            return (
+                "The threads wait for the disk: copy the slides to a local one, or pass more "
+                f"--workers (now {self.workers}; waiting costs no core)."
+            )
+        if self.workers < self.cores:
+            return f"Pass more --workers: {self.workers} of {self.cores} cores read."
+        if not t.bytes:
+            return (
+                "These slides are read patch by patch, without access to their stored tiles; "
+                "give the job more cores."
+            )
+        return f"All {self.cores} cores are decoding: give the job more of them."
+
+    def lines(self) -> list[str]:
+        """What to print at the end of a run; nothing where nothing was encoded."""
+        t, share = self.total, self.shares()
+        if not t.tiles:
+            return []
+        percent = {name: f"{round(100 * value)} %" for name, value in share.items()}
+        return [
+            f"{t.tiles / max(t.seconds, 1e-9):,.0f} tiles/s while encoding {t.tiles:,} tiles. "
+            f"Reading threads ({self.workers}): read {percent['read']}, "
+            f"decode {percent['decode']}, cut {percent['cut']}, idle {percent['idle']}. "
+            f"Encoder ({self.device}): wait {percent['wait']}, encode {percent['encode']}, "
+            f"held up by the writer {percent['blocked']}. Writer: write {percent['write']}.",
+            f"{self.bound()}-bound. {self.remedy()}",
+        ]
+
+    def canonical(self) -> dict[str, Any]:
+        """Plain JSON types."""
+
+        def plain(times: EncodeTimes) -> dict[str, Any]:
+            values = {k: round(v, 6) for k, v in asdict(times).items()}
+            return {**values, "tiles_per_s": round(times.tiles / max(times.seconds, 1e-9), 3)}
+
+        return {
+            "workers": self.workers,
+            "cores": self.cores,
+            "device": self.device,
+            "total": plain(self.total),
+            "shares": {name: round(value, 4) for name, value in self.shares().items()},
+            "bound": self.bound(),
+            "remedy": self.remedy(),
+            "slides": {name: plain(times) for name, times in self.slides.items()},
+        }

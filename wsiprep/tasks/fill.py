@@ -1,0 +1,223 @@
+"""Tiles through encoders into journals: reading, encoding and writing side by side.
+
+Threads make the batches (`tiles/stream.py`), this thread hands them to the encoders, one thread
+writes. Each waits for the next where it must, so memory is bounded: the batches of the stream,
+`BEGUN` that are being encoded, and the vectors of `UNWRITTEN` batches.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiprep.core.contracts import AsyncEncoder, Encoder, Pending, Slide
+from wsiprep.core.errors import EncodingError
+from wsiprep.core.profile import EncodeTimes
+from wsiprep.core.report import Event
+from wsiprep.core.types import PatchGrid, TileBatch
+from wsiprep.encoders.config import EncoderConfig
+from wsiprep.store.journal import Journal
+from wsiprep.tasks.steps import Context
+from wsiprep.tiles.stream import stream_tiles
+from wsiprep.tiles.times import ReadTimes
+
+__all__ = ["Work", "fill"]
+
+BEGUN = 2
+"""Batches handed to the encoders at a time: one computes while the next one travels."""
+UNWRITTEN = 4
+"""Batches of vectors that may wait to be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """An encoder whose features are not there yet."""
+
+    encoder: Encoder
+    key: str
+    journal: Journal
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A batch, and what each encoder makes of it."""
+
+    batch: TileBatch
+    pending: list[tuple[Work, Pending]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """Vectors of an encoder that computes while it is called."""
+
+    vectors: NDArray[np.float32]
+
+    def result(self) -> NDArray[np.float32]:
+        return self.vectors
+
+
+def fill(
+    slide: Slide,
+    grid: PatchGrid,
+    spans: Sequence[tuple[int, int]],
+    todo: Sequence[Work],
+    cfg: EncoderConfig,
+    ctx: Context,
+) -> EncodeTimes:
+    """Encode spans of rows that some journal lacks.
+
+    A stop lets the batches under way be written first.
+
+    Raises:
+        SlideReadError: a tile cannot be decoded and `on_bad_tile` is `fail`.
+        EncodingError: an encoder gave something else than finite vectors of its length.
+        DeviceError, OutputError: as encoder and journal do.
+        Interrupted: a stop was asked for.
+    """
+    times, reading, began = EncodeTimes(), ReadTimes(), time.perf_counter()
+    encoders = [work.encoder for work in todo]
+    allocate = next((e.allocate for e in encoders if isinstance(e, AsyncEncoder)), None)
+    tiles = stream_tiles(
+        slide.reopen, grid, spans, workers=ctx.workers, on_bad_tile=cfg.on_bad_tile,
+        allocate=allocate, times=reading,
+    )  # fmt: skip
+    begun: deque[_Begun] = deque()
+    try:
+        with _Writer(slide.info.id) as writer:
+            for batch in tiles:
+                started = time.perf_counter()
+                begun.append(_begin(batch, todo))
+                times.encode_s += time.perf_counter() - started
+                if len(begun) >= BEGUN:
+                    _finish(begun.popleft(), writer, times, slide, ctx)
+                if ctx.stop.asked:
+                    break
+            while begun:
+                _finish(begun.popleft(), writer, times, slide, ctx)
+        times.write_s = writer.busy_s
+    finally:
+        tiles.close()
+    ctx.stop.check()
+    times.seconds = time.perf_counter() - began
+    times.read_s, times.decode_s, times.cut_s = reading.read_s, reading.decode_s, reading.cut_s
+    times.wait_s, times.stored_tiles, times.bytes = reading.wait_s, reading.tiles, reading.bytes
+    return times
+
+
+def _begin(batch: TileBatch, todo: Sequence[Work]) -> _Begun:
+    start, stop = int(batch.index[0]), int(batch.index[-1]) + 1
+    pending: list[tuple[Work, Pending]] = []
+    for work in todo:
+        if work.journal.done[start:stop].all():
+            continue
+        encoder = work.encoder
+        if isinstance(encoder, AsyncEncoder):
+            pending.append((work, encoder.begin(batch.pixels)))
+        else:
+            pending.append((work, _Done(encoder(batch.pixels))))
+    return _Begun(batch, pending)
+
+
+def _finish(begun: _Begun, writer: _Writer, times: EncodeTimes, slide: Slide, ctx: Context) -> None:
+    for work, pending in begun.pending:
+        started = time.perf_counter()
+        vectors = pending.result()
+        computed = time.perf_counter()
+        writer.put(work, begun.batch, vectors)
+        times.encode_s += computed - started
+        times.blocked_s += time.perf_counter() - computed
+    times.tiles += len(begun.batch.index)
+    ctx.on_event(Event("tiles", slide=slide.info.id, done=len(begun.batch.index)))
+
+
+class _Writer:
+    """A thread that checks vectors and appends them to journals.
+
+    What went wrong in it is raised by the next `put`, or when it is left.
+    """
+
+    def __init__(self, slide: str) -> None:
+        self.busy_s = 0.0
+        self._slide = slide
+        self._queue: queue.Queue[tuple[Work, TileBatch, NDArray[np.float32]] | None] = queue.Queue(
+            UNWRITTEN
+        )
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="wsiprep-write", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def put(self, work: Work, batch: TileBatch, vectors: NDArray[np.float32]) -> None:
+        """Hand over the vectors of a batch; waits while the queue is full."""
+        if self._error is not None:
+            raise self._error
+        self._queue.put((work, batch, vectors))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if self._error is not None and kind is None:
+            raise self._error
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._error is not None:  # take the rest, so that nobody waits for room
+                continue
+            began = time.perf_counter()
+            work, batch, vectors = item
+            try:
+                stored = _stored(work.encoder, vectors, batch, work.journal.dtype, self._slide)
+                work.journal.append(int(batch.index[0]), stored, batch.ok)
+            except BaseException as err:  # noqa: BLE001 - raised again in the caller's thread
+                self._error = err
+            self.busy_s += time.perf_counter() - began
+
+
+def _stored(
+    encoder: Encoder,
+    vectors: NDArray[np.float32],
+    batch: TileBatch,
+    dtype: np.dtype[Any],
+    slide: str,
+) -> NDArray[np.floating[Any]]:
+    """Vectors of a batch in the dtype of the store; zero where the tile is not ok.
+
+    Raises:
+        EncodingError: a vector has another length, or a value that is not finite.
+    """
+    name, count = encoder.spec.name, len(batch.index)
+    if vectors.shape != (count, encoder.spec.dim):
+        raise EncodingError(
+            f"'{name}' returned {vectors.shape}, expected {(count, encoder.spec.dim)}.",
+            slide=slide,
+            stage="encoder",
+            hint="The encoder's declared dim is wrong.",
+        )
+    vectors = np.where(batch.ok[:, None], vectors, 0)
+    with np.errstate(over="ignore"):
+        stored = vectors.astype(dtype)
+    bad = int((~np.isfinite(stored)).any(axis=1).sum())
+    if bad:
+        overflow = bool(np.isfinite(vectors).all())
+        raise EncodingError(
+            f"'{name}' gave values that are not finite for {bad} of {count} patches of a batch.",
+            slide=slide,
+            stage="encoder",
+            hint="They exceed float16: pass --store-dtype float32."
+            if overflow
+            else "Try --precision fp32.",
+        )
+    return stored
