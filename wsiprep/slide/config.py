@@ -17,7 +17,8 @@ class SlideConfig(Settings):
     panel: ClassVar[str] = "Slide"
 
     reader: str = "auto"
-    """Reader: tiff, openslide, tiffslide or image; auto tries them in that order and says why."""
+    """Reader: tiff, ndpi, dicom, openslide, tiffslide or image; auto tries them in that order and
+    says why."""
     slide_mpp: float | None = Field(default=None, gt=0)
     """µm per level-0 pixel of the slides, where the files do not say or are wrong.
     The manifest column is `mpp` (one value a slide)."""

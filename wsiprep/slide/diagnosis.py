@@ -22,7 +22,7 @@ def diagnose(path: Path) -> str:
     """
     if path.is_dir():
         if slide_instances(path):
-            return "It is a folder of DICOM files, which only the reader openslide takes."
+            return "It is a folder of DICOM files, which only the readers dicom and openslide take."
         return "It is a folder without DICOM whole-slide files; give the slide file inside it."
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsiprep.core.errors import SlideOpenError
+from wsiprep.slide.dicom_elements import UNDEFINED, Tag, element, skip_sequence
 
 __all__ = ["DicomHeader", "is_dicom", "read_header", "slide_instances", "whole_slide_series"]
 
@@ -22,13 +23,9 @@ WSI_STORAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _HEADER_BYTES = 1 << 20  # what is wanted lies before the long per-frame groups
 _IMPLICIT_LE = "1.2.840.10008.1.2"
 _NOT_WALKED = {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"}  # deflated; big endian
-_LONG_VR = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT",
-            b"UV"}  # fmt: skip
-_UNDEFINED = 0xFFFFFFFF
 _TRANSFER_SYNTAX, _SOP_CLASS, _SERIES = (0x0002, 0x0010), (0x0008, 0x0016), (0x0020, 0x000E)
 _PHOTOMETRIC, _WIDTH, _HEIGHT = (0x0028, 0x0004), (0x0048, 0x0006), (0x0048, 0x0007)
 _LAST = _HEIGHT
-_ITEM, _ITEM_END, _SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +121,7 @@ def slide_instances(path: Path) -> tuple[Path, ...]:
 
 
 def _walk(data: bytes) -> DicomHeader | None:
-    found: dict[tuple[int, int], bytes] = {}
+    found: dict[Tag, bytes] = {}
     at, explicit = 132, True
     try:
         while True:
@@ -133,11 +130,11 @@ def _walk(data: bytes) -> DicomHeader | None:
                 if syntax in _NOT_WALKED:
                     return None
                 explicit = syntax != _IMPLICIT_LE
-            tag, start, length = _element(data, at, explicit)
+            tag, start, length = element(data, at, explicit)
             if tag > _LAST:
                 break
-            if length == _UNDEFINED:
-                at = _skip_sequence(data, start, explicit)
+            if length == UNDEFINED:
+                at = skip_sequence(data, start, explicit)
                 continue
             if length <= 64:
                 found[tag] = data[start : start + length]
@@ -155,38 +152,5 @@ def _walk(data: bytes) -> DicomHeader | None:
     )
 
 
-def _text(found: dict[tuple[int, int], bytes], tag: tuple[int, int]) -> str:
+def _text(found: dict[Tag, bytes], tag: Tag) -> str:
     return found.get(tag, b"").rstrip(b"\0 ").decode("ascii", "replace")
-
-
-def _element(data: bytes, at: int, explicit: bool) -> tuple[tuple[int, int], int, int]:
-    """Tag, start of the value and its length of the element at `at`."""
-    if at + 8 > len(data):
-        raise IndexError(at)
-    tag = (
-        int.from_bytes(data[at : at + 2], "little"),
-        int.from_bytes(data[at + 2 : at + 4], "little"),
-    )
-    if not explicit or tag[0] == 0xFFFE:  # items have no VR in either encoding
-        return tag, at + 8, int.from_bytes(data[at + 4 : at + 8], "little")
-    if data[at + 4 : at + 6] in _LONG_VR:
-        return tag, at + 12, int.from_bytes(data[at + 8 : at + 12], "little")
-    return tag, at + 8, int.from_bytes(data[at + 6 : at + 8], "little")
-
-
-def _skip_sequence(data: bytes, at: int, explicit: bool) -> int:
-    """Position after a sequence of undefined length whose value starts at `at`."""
-    while True:
-        tag, start, length = _element(data, at, explicit)
-        if tag == _SEQUENCE_END:
-            return start
-        at = _skip_item(data, start, explicit) if length == _UNDEFINED else start + length
-
-
-def _skip_item(data: bytes, at: int, explicit: bool) -> int:
-    """Position after an item of undefined length whose content starts at `at`."""
-    while True:
-        tag, start, length = _element(data, at, explicit)
-        if tag == _ITEM_END:
-            return start
-        at = _skip_sequence(data, start, explicit) if length == _UNDEFINED else start + length

@@ -18,7 +18,12 @@ from pathlib import Path
 
 from wsiprep.slide.dicom import read_header
 
-__all__ = ["jpeg_is_ycbcr", "levels_mislabelled_rgb"]
+__all__ = ["YCBCR_NOTE", "jpeg_is_ycbcr", "levels_mislabelled_rgb"]
+
+YCBCR_NOTE = (
+    "The DICOM files say RGB but hold YCbCr JPEG, as some converters write; it is corrected."
+)
+"""What a reader tells the user of such files."""
 
 _JPEG_SYNTAXES = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"}
 _PIXELS = b"\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff"

@@ -20,7 +20,7 @@ __all__ = [
     "slide_suffixes",
 ]
 
-AUTO_ORDER = ("tiff", "openslide", "tiffslide", "image")
+AUTO_ORDER = ("tiff", "ndpi", "dicom", "openslide", "tiffslide", "image")
 """Readers that `auto` tries, in this order; installed ones follow by name."""
 
 

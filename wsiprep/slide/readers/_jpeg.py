@@ -10,19 +10,21 @@ Source: ITU-T T.81 (markers); ITU-T T.872 6.5.3 (Adobe marker); TIFF Technical N
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["JpegCodec", "whole_jpeg"]
+__all__ = ["JpegCodec", "padding_before", "whole_jpeg"]
 
 _SOI = b"\xff\xd8"
 _EOI = b"\xff\xd9"
 _ADOBE = bytes.fromhex("ffee000e41646f6265006400000000")  # the transform follows
 _RGB, _YCBCR = b"\x00", b"\x01"
-_HARMLESS = "extraneous bytes before marker 0xd9"
-"""What libjpeg says of padding between the scan and the end marker; nothing is lost by it."""
+_PADDED = re.compile(r"(\d+) extraneous bytes before marker 0xd([0-79])")
+_MAX_PADDING_BYTES = 64
+"""More than this between a scan and its end or restart marker is no padding but lost picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class JpegCodec:
         try:
             pixels = simplejpeg.decode_jpeg(jpeg, "RGB", False, False, buffer=out)
         except ValueError as err:
-            if _HARMLESS not in str(err):
+            if padding_before(err) != "9":
                 raise
             pixels = simplejpeg.decode_jpeg(jpeg, "RGB", False, False, buffer=out, strict=False)
         if pixels.shape != out.shape:
@@ -78,6 +80,15 @@ class JpegCodec:
                 f"the JPEG is {pixels.shape[1]} x {pixels.shape[0]} px, "
                 f"not {out.shape[1]} x {out.shape[0]}"
             )
+
+
+def padding_before(err: ValueError) -> str | None:
+    """Last digit of the marker that libjpeg found padding before: nothing is lost by it.
+
+    `9` for the end marker, `0` to `7` for a restart marker, None where `err` is of anything else.
+    """
+    padded = _PADDED.search(str(err))
+    return padded[2] if padded and int(padded[1]) <= _MAX_PADDING_BYTES else None
 
 
 def whole_jpeg(data: bytes, tables: bytes = b"", *, ycbcr: bool) -> bytes:

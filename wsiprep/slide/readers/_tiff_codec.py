@@ -1,7 +1,8 @@
 """Codecs of TIFF tiles other than JPEG: lossless ones, WebP, and Aperio's JPEG 2000.
 
 Source: TIFF 6.0 (compression, predictor, photometric interpretation); the Aperio compressions
-33003 (YCbCr) and 33005 (RGB) hold a bare JPEG 2000 codestream a tile; JFIF 1.02 (YCbCr to RGB).
+33003 (YCbCr) and 33005 (RGB) hold a bare JPEG 2000 codestream a tile; JFIF 1.02 (YCbCr to
+RGB); ITU-T T.800 A.5.1 (size of a codestream).
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ NONE, LZW, DEFLATE, ADOBE_DEFLATE, PACKBITS = 1, 5, 32946, 8, 32773
 ZSTD, WEBP = 50000, 50001
 PLAIN = frozenset({NONE, LZW, DEFLATE, ADOBE_DEFLATE, PACKBITS, ZSTD, WEBP})
 """Compressions of `PlainCodec`."""
+
+_SIZ = b"\xff\x4f\xff\x51"  # the first two markers of a JPEG 2000 codestream
+_JP2_HEAD_BYTES = 1024  # boxes of the JP2 format may come before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class PlainCodec:
 
 @dataclass(frozen=True, slots=True)
 class Jpeg2000Codec:
-    """Tiles of Aperio's JPEG 2000.
+    """Tiles that are JPEG 2000, whose size is looked at before memory is taken for them.
 
     Attributes:
         ycbcr: Whether the channels are YCbCr (33003); otherwise RGB (33005).
@@ -74,6 +78,12 @@ class Jpeg2000Codec:
         """
         import imagecodecs
 
+        said = data.find(_SIZ, 0, _JP2_HEAD_BYTES) + len(_SIZ) + 4  # past length and capabilities
+        x1, y1, x0, y0 = (
+            int.from_bytes(data[at : at + 4], "big") for at in range(said, said + 16, 4)
+        )
+        if said < 8 or (y1 - y0, x1 - x0) != out.shape[:2]:
+            raise ValueError(f"it is no JPEG 2000 picture of {out.shape[1]} x {out.shape[0]} px")
         pixels = imagecodecs.jpeg2k_decode(data)
         if pixels.shape != out.shape or pixels.dtype != np.uint8:
             raise ValueError(f"it is {pixels.dtype} {pixels.shape}, not {out.shape}")

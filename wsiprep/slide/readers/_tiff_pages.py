@@ -20,6 +20,7 @@ __all__ = ["Pages", "RefusedError", "pages_of"]
 
 _REDUCED = 1
 _ELSEWHERE = {
+    "is_ndpi": "a Hamamatsu slide, whose levels are not tiles",
     "is_bif": "a Ventana slide, whose tiles overlap",
     "is_scn": "a Leica slide of several scanned regions",
     "is_philips": "a Philips slide, whose levels are padded",

@@ -19,11 +19,12 @@ from wsiprep.core.errors import PluginUnavailableError, SlideOpenError
 from wsiprep.core.types import Box, SlideInfo
 from wsiprep.slide.config import SlideConfig
 from wsiprep.slide.dicom import slide_instances
-from wsiprep.slide.dicom_colour import levels_mislabelled_rgb
+from wsiprep.slide.dicom_colour import YCBCR_NOTE, levels_mislabelled_rgb
 from wsiprep.slide.facts import Facts, Source
 from wsiprep.slide.fingerprint import fingerprint
 from wsiprep.slide.ome import ome_mpp
 from wsiprep.slide.readers._base import BaseSlide, assemble, on_white, one_line
+from wsiprep.slide.readers._tiff_codec import ycbcr_to_rgb
 from wsiprep.slide.resolution import RawResolution
 
 __all__ = ["EXTENSIONS", "OpenSlideSlide", "create"]
@@ -32,10 +33,6 @@ EXTENSIONS = (
     ".svs", ".tif", ".tiff", ".btf", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".svslide", ".bif",
     ".dcm",
 )  # fmt: skip
-
-_YCBCR_NOTE = (
-    "The DICOM files say RGB but hold YCbCr JPEG, as some converters write; it is corrected."
-)
 
 _MPP_KEYS = (
     "openslide.mpp-x",
@@ -120,7 +117,7 @@ def create(uri: str, cfg: SlideConfig, *, slide_id: str, reason: str) -> OpenSli
     if facts.vendor == "dicom":
         ycbcr = levels_mislabelled_rgb(slide_instances(Path(uri))) & frozenset(facts.sizes)
     if ycbcr:
-        facts = replace(facts, notes=(*facts.notes, _YCBCR_NOTE))
+        facts = replace(facts, notes=(*facts.notes, YCBCR_NOTE))
     return assemble(
         lambda info, levels: OpenSlideSlide(info, levels, file, ycbcr), handle, source, facts, cfg
     )
@@ -146,11 +143,9 @@ def _facts(handle: Any) -> Facts:
 
 
 def _to_rgb(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Y, Cb, Cr in the place of R, G, B become colours (JFIF: BT.601, full range)."""
-    import cv2
-
+    """Y, Cb, Cr in the place of R, G, B become colours."""
     out = np.array(rgba)
-    out[..., :3] = cv2.cvtColor(np.ascontiguousarray(rgba[..., [0, 2, 1]]), cv2.COLOR_YCrCb2RGB)
+    ycbcr_to_rgb(rgba[..., :3], out[..., :3])
     return out
 
 

@@ -1,0 +1,439 @@
+"""Reader `dicom` against OpenSlide and our reader of it, and with damaged files."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tests.slide.made import smooth
+from tests.slide.made_dicom import (
+    J2K,
+    J2K_LOSSLESS,
+    PLAIN,
+    element,
+    jpeg,
+    jpeg2000,
+    raw,
+    tiles_of,
+    write_instance,
+    write_series,
+)
+from tests.slide.test_dicom import IMPLICIT, write_dicom
+from wsiprep.core.contracts import Slide, TiledSlide
+from wsiprep.core.errors import MissingMppError, SlideError, SlideOpenError, SlideReadError
+from wsiprep.core.types import Point, Size
+from wsiprep.slide import SlideConfig, open_slide
+from wsiprep.slide.dicom_elements import elements, items
+from wsiprep.slide.dicom_frames import defragment
+from wsiprep.slide.dicom_image import read_image
+from wsiprep.slide.readers.dicom import DicomSlide
+from wsiprep.testing.slide import SlideContract
+
+VOLUME = {("ORIGINAL", "PRIMARY", "VOLUME", "NONE")}
+KINDS: dict[str, dict[str, Any]] = {
+    "jpeg 422": {},
+    "jpeg 420": {"encode": jpeg("420")},
+    "jpeg rgb": {"encode": jpeg("444", "RGB"), "photometric": "RGB"},
+    "jpeg 2000 ict": {"encode": jpeg2000(mct=True, level=40), "syntax": J2K,
+                      "photometric": "YBR_ICT"},
+    "jpeg 2000 rgb": {"encode": jpeg2000(mct=False), "syntax": J2K_LOSSLESS, "photometric": "RGB"},
+    "plain": {"encode": raw, "syntax": PLAIN, "photometric": "RGB"},
+    "extended table": {"table": "extended"},
+    "no table": {"table": "none"},
+    "fragments": {"split": 3},
+    "undefined lengths": {"undefined": True},
+    "sparse": {"sparse": True},
+    "sparse, undefined lengths": {"sparse": True, "undefined": True},
+    "one sparse frame": {"sparse": True, "keep": [0]},
+}  # fmt: skip
+
+
+def opened(path: Path, reader: str = "dicom", **kwargs: object) -> Slide:
+    return open_slide(path, SlideConfig(reader=reader, **kwargs))
+
+
+def noisy(height: int = 300, width: int = 410, seed: int = 0) -> NDArray[np.uint8]:
+    noise = np.random.default_rng(seed).integers(-30, 31, (height, width, 3))
+    return (smooth(height, width, seed).astype(int) + noise).clip(0, 255).astype(np.uint8)
+
+
+def whole(slide: Slide, level: int = 0) -> NDArray[np.uint8]:
+    return slide.read(Point(0, 0), level, slide.info.level_sizes[level])
+
+
+def same_info(ours: Slide, theirs: Slide) -> None:
+    for name in ("vendor", "size0", "mpp", "mpp_source", "objective", "downsamples", "level_sizes",
+                 "bounds0", "fingerprint", "notes"):  # fmt: skip
+        assert getattr(ours.info, name) == getattr(theirs.info, name), name
+
+
+def same_as_openslide(path: Path) -> None:
+    with opened(path) as ours, opened(path, "openslide") as theirs:
+        same_info(ours, theirs)
+        for level in range(len(ours.info.level_sizes)):
+            assert np.array_equal(whole(ours, level), whole(theirs, level)), level
+
+
+class TestMadeDicom(SlideContract):
+    @pytest.fixture(autouse=True, params=["jpeg 422", "plain", "sparse"])
+    def _file(self, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+        self.path = write_series(tmp_path / "case", noisy(), **KINDS[request.param])
+
+    def open_slide(self) -> Slide:
+        return opened(self.path)
+
+    def reference(self) -> NDArray[np.uint8]:
+        with opened(self.path, "openslide") as slide:
+            return whole(slide)
+
+
+class TestRealDicom(SlideContract):
+    @pytest.fixture(autouse=True)
+    def _file(self, shared_data: Path) -> None:
+        self.path = shared_data / "slides" / "dicom_cmu1"
+
+    def open_slide(self) -> Slide:
+        return opened(self.path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bytes_of_openslide(kind: str, tmp_path: Path) -> None:
+    same_as_openslide(write_series(tmp_path / "case", noisy(), **KINDS[kind]))
+
+
+@pytest.mark.parametrize("name", ["osp_boxes_0.dcm", "highdicom_sm_image.dcm"])
+def test_the_bytes_of_openslide_of_real_files(name: str, shared_data: Path) -> None:
+    same_as_openslide(shared_data / "slides" / name)
+
+
+def test_auto_takes_it_for_files_and_folders(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "case", noisy())
+    for path in (folder, folder / "1.dcm"):
+        with opened(path, "auto") as slide:
+            assert slide.info.reader == "dicom"
+            assert isinstance(slide, DicomSlide)
+            assert isinstance(slide, TiledSlide)
+            assert len(slide.info.level_sizes) == 3
+            assert slide.tiling(0).tile == Size(128, 128)
+
+
+@settings(
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    level=st.integers(0, 2), x=st.integers(-90, 500), y=st.integers(-90, 400),
+    w=st.integers(1, 300), h=st.integers(1, 300),
+)  # fmt: skip
+def test_any_rectangle(
+    level: int, x: int, y: int, w: int, h: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    if not _open:
+        path = write_series(tmp_path_factory.mktemp("dicom") / "case", noisy(304, 416))
+        _open.extend((opened(path), opened(path, "openslide")))
+    ours, theirs = _open
+    region = ours.read(Point(x, y), level, Size(w, h))
+    assert np.array_equal(region, theirs.read(Point(x, y), level, Size(w, h)))
+
+
+_open: list[Slide] = []
+
+
+class TestColours:
+    @pytest.fixture
+    def mislabelled(self, tmp_path: Path) -> Path:
+        return write_series(tmp_path / "case", noisy(), photometric="RGB")
+
+    def test_a_mislabelled_slide_is_corrected(self, mislabelled: Path, tmp_path: Path) -> None:
+        """To what OpenSlide makes of the right label; OpenCV's rounding differs from it by one."""
+        right = write_series(tmp_path / "right", noisy())
+        with (
+            opened(mislabelled) as ours,
+            opened(mislabelled, "openslide") as theirs,
+            opened(right, "openslide") as wanted,
+        ):
+            same_info(ours, theirs)
+            assert any("YCbCr" in note for note in ours.info.notes)
+            assert np.array_equal(whole(ours), whole(wanted))
+            assert np.abs(whole(ours).astype(int) - whole(theirs)).max() <= 1
+
+    def test_a_real_one(self, shared_data: Path) -> None:
+        path = shared_data / "slides" / "dicom_cmu1"
+        with opened(path) as ours, opened(path, "openslide") as theirs:
+            same_info(ours, theirs)
+            for level in range(len(ours.info.level_sizes)):
+                difference = whole(ours, level).astype(int) - whole(theirs, level)
+                assert np.abs(difference).max() <= 1
+
+    def test_ybr_full_is_read_too(self, tmp_path: Path) -> None:
+        """OpenSlide refuses it."""
+        a = write_series(tmp_path / "a", noisy(), photometric="YBR_FULL")
+        b = write_series(tmp_path / "b", noisy())
+        with opened(a) as one, opened(b) as two:
+            assert np.array_equal(whole(one), whole(two))
+
+    def test_reversible_jpeg_2000_is_lossless(self, tmp_path: Path) -> None:
+        path = write_series(
+            tmp_path / "a", noisy(), encode=jpeg2000(mct=True), syntax=J2K_LOSSLESS,
+            photometric="YBR_RCT",
+        )  # fmt: skip
+        with opened(path) as slide:
+            assert np.array_equal(whole(slide), noisy())
+
+
+class TestLevels:
+    def test_label_overview_and_thumbnail_are_left_out(self, tmp_path: Path) -> None:
+        folder = write_series(tmp_path / "case", noisy(), shrinks=[1, 2])
+        for number, kind in enumerate(("LABEL\\NONE", "OVERVIEW\\NONE", "THUMBNAIL\\RESAMPLED")):
+            write_instance(
+                folder / f"x{number}.dcm", noisy(100, 90), instance=f"1.9.{number}",
+                image_type=f"ORIGINAL\\PRIMARY\\{kind}", tile=128,
+            )  # fmt: skip
+        with opened(folder) as ours:
+            assert len(ours.info.level_sizes) == 2
+        with opened(folder / "x0.dcm") as ours:  # any file of the series stands for it
+            assert len(ours.info.level_sizes) == 2
+
+    def test_a_concatenation(self, tmp_path: Path) -> None:
+        """Which OpenSlide 4.0 refuses."""
+        single = write_series(tmp_path / "one", noisy(), shrinks=[1])
+        for name, options in (("full", {}), ("sparse", {"sparse": True})):
+            folder = tmp_path / name
+            folder.mkdir()
+            half = len(tiles_of(noisy(), 128)) // 2
+            for first, keep in ((0, range(half)), (half, range(half, 12))):
+                write_instance(
+                    folder / f"{first}.dcm", noisy(), instance=f"1.7.{first}", keep=keep,
+                    part=(first, "1.7"), **options,
+                )  # fmt: skip
+            with opened(folder) as parts, opened(single) as one:
+                assert np.array_equal(whole(parts), whole(one))
+            (folder / "0.dcm").unlink()
+            if options:
+                with opened(folder) as slide:
+                    assert (slide.read(Point(0, 0), 0, Size(128, 128)) == 255).all()
+            else:
+                with pytest.raises(SlideOpenError, match="6 of 12 frames are missing"):
+                    opened(folder)
+
+    def test_two_pictures_of_one_size_are_refused(self, tmp_path: Path) -> None:
+        folder = write_series(tmp_path / "case", noisy(), shrinks=[1])
+        write_instance(folder / "b.dcm", noisy(), instance="1.9")
+        with pytest.raises(SlideOpenError, match=r"b\.dcm has its size and is no part"):
+            opened(folder)
+
+    def test_a_copy_in_the_folder_is_harmless(self, tmp_path: Path) -> None:
+        folder = write_series(tmp_path / "case", noisy())
+        (folder / "copy.dcm").write_bytes((folder / "0.dcm").read_bytes())
+        with opened(folder) as slide:
+            assert len(slide.info.level_sizes) == 3
+
+    def test_no_level(self, tmp_path: Path) -> None:
+        write_instance(tmp_path / "a.dcm", noisy(), image_type="ORIGINAL\\PRIMARY\\LABEL\\NONE")
+        with pytest.raises(SlideOpenError, match="no instance of the series is a level"):
+            opened(tmp_path)
+
+
+class TestScale:
+    def test_not_square(self, tmp_path: Path) -> None:
+        write_instance(tmp_path / "a.dcm", noisy(), spacing="0.0005\\0.0006")
+        for reader in ("dicom", "openslide"):
+            with pytest.raises(SlideError, match=r"0\.6.*0\.5"):
+                opened(tmp_path, reader)
+
+    @pytest.mark.parametrize("spacing", [None, "a\\b"])
+    def test_none(self, tmp_path: Path, spacing: str | None) -> None:
+        write_instance(tmp_path / "a.dcm", noisy(), spacing=spacing, objective=None)
+        for reader in ("auto", "openslide"):
+            with pytest.raises(MissingMppError):
+                opened(tmp_path, reader)
+        with opened(tmp_path, slide_mpp=0.25) as slide:
+            assert slide.info.mpp == 0.25
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            ({"photometric": "MONOCHROME2"}, "with MONOCHROME2"),
+            ({"syntax": "1.2.840.10008.1.2.4.80"}, r"1\.2\.840\.10008\.1\.2\.4\.80 with"),
+            ({"syntax": "1.2.840.10008.1.2"}, "no DICOM whole-slide image"),
+            ({"syntax": "1.2.840.10008.1.2.2"}, "no DICOM whole-slide image"),
+            ({"changed": {(0x28, 0x100): element(0x28, 0x100, "US", [16])}}, "8 bits"),
+            ({"changed": {(0x28, 0x6): element(0x28, 0x6, "US", [1])}}, "8 bits"),
+            ({"changed": {(0x48, 0x303): element(0x48, 0x303, "UL", [2])}}, "one plane"),
+            ({"changed": {(0x28, 0x8): element(0x28, 0x8, "IS", "11")}}, "12 fragments for 11"),
+            ({"changed": {(0x28, 0x8): element(0x28, 0x8, "IS", "0")}}, "0 frames"),
+            ({"changed": {(0x28, 0x8): element(0x28, 0x8, "IS", "x")}}, "damaged"),
+            ({"changed": {(0x28, 0x10): element(0x28, 0x10, "US", [120])}}, "128 x 128"),
+            ({"changed": {(0x28, 0x10): element(0x28, 0x10, "US", [0])}}, "128 x 0 px"),
+            ({"changed": {(0x48, 0x6): element(0x48, 0x6, "UL", [0])}}, "no pixels"),
+            ({"changed": {(0x48, 0x6): element(0x48, 0x6, "UL", [2**31])}}, "frames of 128"),
+            ({"keep": [0, 1, 2]}, "9 of 12 frames are missing"),
+            ({"split": 2, "table": "none"}, "24 fragments for 12 frames"),
+            ({"encode": lambda tile: b"no JPEG at all"}, "not decoded here"),
+            ({"sparse": True, "changed": {(0x5200, 0x9230): b""}}, "place of 0 of its 12"),
+        ],
+    )
+    def test_says_why(self, tmp_path: Path, options: dict[str, Any], says: str) -> None:
+        write_instance(tmp_path / "a.dcm", noisy(), **options)
+        with pytest.raises(SlideOpenError, match=says):
+            opened(tmp_path)
+
+    def test_implicit_elements(self, tmp_path: Path) -> None:
+        path = write_dicom(tmp_path / "a.dcm", "1.2.3", IMPLICIT)
+        with pytest.raises(SlideOpenError, match="its elements are implicit"):
+            opened(path)
+
+    def test_sparse_frames_off_the_grid(self, tmp_path: Path) -> None:
+        path = write_instance(tmp_path / "a.dcm", noisy(), sparse=True)
+        data = path.read_bytes()
+        at = data.index(b"\x48\0\x1e\x02SL") + 8
+        for column, says in ((2, "not on a grid"), (129, "do not lie"), (12801, "not on a grid")):
+            path.write_bytes(data[:at] + struct.pack("<i", column) + data[at + 4 :])
+            with pytest.raises(SlideOpenError, match=says):
+                opened(path)
+
+    def test_other_files(self, tmp_path: Path, pyramid: Path, shared_data: Path) -> None:
+        slides = shared_data / "slides"
+        for path, says in (
+            (pyramid, "not a DICOM file"),
+            (tmp_path, "no DICOM whole-slide image"),
+            (slides / "highdicom_sm_control.dcm", "no DICOM whole-slide image"),
+        ):
+            with pytest.raises(SlideOpenError, match=says):
+                opened(path)
+
+
+class TestDamage:
+    @pytest.mark.parametrize(
+        ("kind", "how"),
+        [
+            ("jpeg 422", "zeroed"),
+            ("jpeg 422", "half zeroed"),
+            ("jpeg 422", "no fragment"),
+            # JPEG 2000 that is damaged later decodes to something, here as in OpenSlide.
+            ("jpeg 2000 rgb", "zeroed"),
+            ("jpeg 2000 rgb", "no fragment"),
+        ],
+    )
+    def test_a_broken_frame_names_its_tile(self, tmp_path: Path, how: str, kind: str) -> None:
+        path = write_instance(tmp_path / "hurt.dcm", noisy(), **KINDS[kind])
+        image = read_image(path, VOLUME)
+        assert image is not None
+        offset, length = int(image.offsets[5]), int(image.counts[5])
+        with opened(path) as slide:
+            wanted = slide.read(Point(0, 0), 0, Size(128, 128))
+        data = bytearray(path.read_bytes())
+        start, end = {
+            "zeroed": (offset + 8, offset + length),
+            "half zeroed": (offset + length // 2, offset + length),
+            "no fragment": (offset, offset + 8),
+        }[how]
+        data[start:end] = bytes(end - start)
+        path.write_bytes(data)
+        with opened(path) as slide:
+            with pytest.raises(SlideReadError, match=r"tile 5 of level 0.*\(128, 128\)") as caught:
+                slide.read(Point(130, 140), 0, Size(30, 30))
+            assert caught.value.hint is not None
+            assert np.array_equal(slide.read(Point(0, 0), 0, Size(128, 128)), wanted)
+            with pytest.raises(SlideReadError):
+                slide.thumbnail(2.0)
+
+    def test_a_frame_that_would_unpack_to_more(self, tmp_path: Path) -> None:
+        path = write_instance(tmp_path / "bomb.dcm", noisy(), **KINDS["jpeg 2000 rgb"])
+        data = bytearray(path.read_bytes())
+        at = data.index(b"\xff\x4f\xff\x51")
+        data[at + 8 : at + 16] = struct.pack(">II", 60000, 60000)
+        path.write_bytes(data)
+        with opened(path) as slide, pytest.raises(SlideReadError, match="128 x 128"):
+            slide.read(Point(0, 0), 0, Size(8, 8))
+
+    @pytest.mark.parametrize("percent", [2, 10, 50, 90, 99])
+    @pytest.mark.parametrize("kind", ["jpeg 422", "plain", "no table"])
+    def test_a_cut_file_does_not_open(self, tmp_path: Path, percent: int, kind: str) -> None:
+        path = write_instance(tmp_path / "a.dcm", noisy(), **KINDS[kind])
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) * percent // 100])
+        with pytest.raises(SlideOpenError, match=r"cut short|no DICOM whole-slide|missing"):
+            opened(path)
+
+    def test_missing_files(self, tmp_path: Path) -> None:
+        folder = write_series(tmp_path / "case", noisy())
+        with opened(folder) as slide:
+            slide.read(Point(0, 0), 0, Size(8, 8))
+            twin = slide.reopen()
+            (folder / "1.dcm").unlink()
+            with pytest.raises(SlideReadError, match="case"):
+                twin.read(Point(0, 0), 0, Size(8, 8))
+            assert slide.read(Point(0, 0), 1, Size(8, 8)).shape == (8, 8, 3)
+        with pytest.raises(SlideOpenError, match="no file"):
+            opened(folder / "1.dcm")
+
+    @settings(
+        deadline=None,
+        max_examples=300,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+    @given(st.data())
+    def test_any_change_of_the_header_ends_typed(self, tmp_path: Path, data: st.DataObject) -> None:
+        """A slide, or a typed error, and never a huge read."""
+        kind = data.draw(st.sampled_from(["jpeg 422", "undefined lengths", "sparse", "plain"]))
+        path = write_instance(tmp_path / "f.dcm", noisy(60, 70), tile=32, **KINDS[kind])
+        content = bytearray(path.read_bytes())
+        end = content.index(b"\xe0\x7f\x10\0") + 60
+        for _ in range(data.draw(st.integers(1, 3))):
+            content[data.draw(st.integers(128, end))] = data.draw(st.integers(0, 255))
+        if data.draw(st.booleans()):
+            del content[data.draw(st.integers(132, end)) :]
+        path.write_bytes(content)
+        try:
+            with opened(path, slide_mpp=0.5) as slide:
+                size = Size(
+                    *(min(n, 99) for n in (slide.info.size0.width, slide.info.size0.height))
+                )
+                assert slide.read(Point(0, 0), 0, size).shape == (size.height, size.width, 3)
+        except (SlideOpenError, SlideReadError):
+            pass
+
+
+class TestElements:
+    @settings(deadline=None, max_examples=300)
+    @given(st.binary(max_size=400))
+    def test_any_bytes_end(self, data: bytes) -> None:
+        for walk in (elements, items):
+            try:
+                for _, start, *end in walk(data, 0, len(data)):
+                    assert all(start <= e <= len(data) for e in end)
+            except (IndexError, RecursionError):
+                pass
+
+    def test_deep_nesting_is_an_error_of_its_own(self, tmp_path: Path) -> None:
+        path = write_instance(tmp_path / "a.dcm", noisy())
+        opening = struct.pack("<HH2sHI", 0x0008, 0x1115, b"SQ", 0, 0xFFFFFFFF)
+        opening += struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+        data = path.read_bytes()
+        at = data.index(b"\x08\0\x18\0UI")
+        path.write_bytes(data[:at] + opening * 20000 + data[at:])
+        with pytest.raises(SlideOpenError):
+            opened(path)
+
+    @given(st.binary(max_size=100))
+    def test_defragment(self, data: bytes) -> None:
+        def fragment(part: bytes) -> bytes:
+            return struct.pack("<HHI", 0xFFFE, 0xE000, len(part)) + part
+
+        assert defragment(fragment(data)) == data
+        assert defragment(fragment(data[:7]) + fragment(data[7:])) == data
+        with pytest.raises(ValueError, match="offset table"):
+            defragment(fragment(data)[:-1] + b"" if data else b"\1")
+        with pytest.raises(ValueError, match="offset table"):
+            defragment(fragment(data) + b"\xff")
