@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from wsiprep.core.errors import DeviceError, EncodingError
 from wsiprep.core.types import EncoderSpec
-from wsiprep.encoders.torch_encoder import TorchEncoder, ieee_fp32, state_sha256
+from wsiprep.encoders.network import ieee_fp32
+from wsiprep.encoders.torch_encoder import TorchEncoder, state_sha256
 from wsiprep.encoders.weights import seeded
 from wsiprep.testing.encoder import EncoderContract
 

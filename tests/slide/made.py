@@ -73,3 +73,16 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(data)
+
+
+def exact_average(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.float64]:
+    """Mean over the area under each pixel, by weights, in double precision."""
+
+    def weights(n: int, m: int) -> NDArray[np.float64]:
+        low = np.arange(m)[:, None] * n / m
+        high = low + n / m
+        cell = np.arange(n)[None]
+        return np.clip(np.minimum(high, cell + 1) - np.maximum(low, cell), 0, None) * m / n
+
+    rows, cols = weights(image.shape[0], height), weights(image.shape[1], width)
+    return np.einsum("ry,yxc,kx->rkc", rows, image.astype(float), cols, optimize=True)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.slide.made import MPP, aperio, overwrite, smooth, tile_place, write_tiff
+from tests.slide.made import MPP, aperio, exact_average, overwrite, smooth, tile_place, write_tiff
 from wsiprep.core.contracts import Slide
 from wsiprep.core.errors import SlideOpenError, SlideReadError, UsageError
 from wsiprep.core.types import Box, Point, Size
@@ -234,19 +234,6 @@ class TestThumbnail:
             assert thumbnail.shape == (size.height, size.width, 3)
             assert (thumbnail == 200).all()
         assert max(seen) <= BLOCK_PX
-
-
-def exact_average(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.float64]:
-    """Mean over the area under each pixel, by weights, in double precision."""
-
-    def weights(n: int, m: int) -> NDArray[np.float64]:
-        low = np.arange(m)[:, None] * n / m
-        high = low + n / m
-        cell = np.arange(n)[None]
-        return np.clip(np.minimum(high, cell + 1) - np.maximum(low, cell), 0, None) * m / n
-
-    rows, cols = weights(image.shape[0], height), weights(image.shape[1], width)
-    return np.einsum("ry,yxc,kx->rkc", rows, image.astype(float), cols, optimize=True)
 
 
 ORIGIN = {

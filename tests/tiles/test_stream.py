@@ -17,7 +17,6 @@ from wsiprep.core.types import Box, Point, Size, TissueMask
 from wsiprep.grid.build import make_grid
 from wsiprep.grid.config import GridConfig
 from wsiprep.tiles import stream as stream_module
-from wsiprep.tiles import workers as workers_module
 from wsiprep.tiles.patch import read_patch
 from wsiprep.tiles.stream import stream_tiles
 from wsiprep.tiles.times import ReadTimes
@@ -119,16 +118,6 @@ def test_no_more_than_a_few_batches_are_held():
 )
 def test_batches_ahead_keep_threads_busy_within_bounds(workers, batch, patch_px, ahead):
     assert stream_module._ahead(workers, batch, 16, patch_px) == ahead
-
-
-def test_workers_follow_the_queue_system(monkeypatch):
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
-    assert workers_module.default_workers() == 3
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "200")
-    assert workers_module.default_workers() == 16
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK")
-    monkeypatch.setattr(workers_module.os, "sched_getaffinity", lambda _: {0, 5}, raising=False)
-    assert workers_module.default_workers() == 2
 
 
 def tiled(tile=(64, 48), broken=(), **kwargs):

@@ -12,9 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from wsiprep.core.cores import available_cores
 from wsiprep.core.errors import WsiprepError
 from wsiprep.slide.open import readers
-from wsiprep.tiles.workers import available_cores
 from wsiprep.tissue.detect import segmenters
 
 __all__ = ["Check", "doctor"]

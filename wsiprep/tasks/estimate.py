@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from wsiprep.core.contracts import Encoder, Slide
+from wsiprep.core.cores import default_workers
 from wsiprep.core.errors import EnvironmentProblem, MissingStageError, WsiprepError
 from wsiprep.core.report import Event, OnEvent
 from wsiprep.core.types import PatchGrid, Point
@@ -21,7 +22,6 @@ from wsiprep.tasks.config import AnyConfig, stages
 from wsiprep.tasks.inputs import SlideRef, gather
 from wsiprep.tasks.slides import load_encoders, own_mpp, own_settings
 from wsiprep.tiles.patch import read_patch
-from wsiprep.tiles.workers import default_workers
 from wsiprep.tissue.detect import detect_tissue
 
 __all__ = ["Estimate", "SlideEstimate", "estimate"]

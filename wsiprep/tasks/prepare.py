@@ -13,6 +13,7 @@ from itertools import repeat
 from pathlib import Path
 
 from wsiprep.core.contracts import Encoder, Slide
+from wsiprep.core.cores import available_cores, default_workers
 from wsiprep.core.errors import (
     EnvironmentProblem,
     Interrupted,
@@ -40,7 +41,6 @@ from wsiprep.tasks.record import Record
 from wsiprep.tasks.redo import RedoLog
 from wsiprep.tasks.slides import load_encoders, own_mpp, own_settings, random_weights
 from wsiprep.tasks.steps import Context, place, segment
-from wsiprep.tiles.workers import available_cores, default_workers
 
 __all__ = ["prepare", "prepare_slide"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from wsiprep.core.contracts import Encoder
+from wsiprep.core.contracts import AsyncEncoder, Encoder, Pending
 from wsiprep.core.types import EncoderSpec
 
 __all__ = ["EncoderContract"]
@@ -98,6 +98,32 @@ class EncoderContract:
         kept = first.copy()
         encoder(255 - pixels)
         np.testing.assert_array_equal(first, kept)
+
+    def test_begun_batches_give_what_calls_give(
+        self, encoder: Encoder, pixels: NDArray[np.uint8]
+    ) -> None:
+        """If it works ahead: two batches under way, each with the bits of a call, asked twice."""
+        if isinstance(encoder, AsyncEncoder):
+            parts = [pixels[:2], pixels[2:]]
+            begun = [encoder.begin(part) for part in parts]
+            for pending, part in zip(begun, parts, strict=True):
+                assert isinstance(pending, Pending)
+                vectors = pending.result()
+                np.testing.assert_array_equal(vectors, encoder(part))
+                np.testing.assert_array_equal(pending.result(), vectors)
+
+    def test_its_buffers_serve_again(self, encoder: Encoder, pixels: NDArray[np.uint8]) -> None:
+        """If it gives buffers: a part of one is as good as any pixels, and may be filled anew."""
+        if isinstance(encoder, AsyncEncoder):
+            buffer = encoder.allocate((len(pixels) + 2, *pixels.shape[1:]))
+            assert buffer.dtype == np.uint8
+            part = buffer[2:]
+            part[:] = pixels
+            kept = encoder.begin(part).result()
+            part[:] = 255 - pixels
+            other = encoder.begin(part).result()
+            np.testing.assert_array_equal(kept, encoder(pixels))
+            np.testing.assert_array_equal(other, encoder(255 - pixels))
 
     def test_facts_as_listed(self, encoder: Encoder, known: EncoderSpec | None) -> None:
         """What was listed before loading is what was loaded."""

@@ -6,7 +6,6 @@ __getattr__, __all__ = lazy_names(
     __name__,
     {
         "ReadTimes": "times",
-        "default_workers": "workers",
         "read_patch": "patch",
         "stream_tiles": "stream",
     },

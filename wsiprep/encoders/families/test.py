@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,6 +48,8 @@ class MeanColour:
         Returns:
             float32 (B, 3), 0 to 1.
         """
+        import cv2
+
         # Sums of bytes are exact, also in float64, so the result does not depend on the batch.
         total = np.array([cv2.sumElems(patch)[:3] for patch in pixels])
         count = pixels.shape[1] * pixels.shape[2]

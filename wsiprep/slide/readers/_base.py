@@ -133,7 +133,7 @@ class BaseSlide(ABC):
         )
         level_size = self._info.level_sizes[level]
         fits = Size(min(size.width, level_size.width), min(size.height, level_size.height))
-        picture = area_average(lambda box: self._read_inside(level, box), level_size, fits)
+        picture = self._average(level, fits)
         if fits != size:  # by a pixel or so, see LEVEL_SLACK
             import cv2
 
@@ -141,6 +141,11 @@ class BaseSlide(ABC):
                 picture, (size.width, size.height), interpolation=cv2.INTER_LINEAR
             ).astype(np.uint8, copy=False)
         return picture
+
+    def _average(self, level: int, size: Size) -> NDArray[np.uint8]:
+        """The whole of a level, averaged down to `size`."""
+        level_size = self._info.level_sizes[level]
+        return area_average(lambda box: self._read_inside(level, box), level_size, size)
 
     def reopen(self) -> Self:
         """A new, independent handle on the same slide, for another thread or process."""

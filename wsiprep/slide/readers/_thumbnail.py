@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import cv2
@@ -18,7 +20,12 @@ BLOCK_PX = 2048
 
 
 def area_average(
-    read: Callable[[Box], NDArray[np.uint8]], level_size: Size, size: Size
+    read: Callable[[Box], NDArray[np.uint8]],
+    level_size: Size,
+    size: Size,
+    *,
+    tile: Size | None = None,
+    threads: int = 1,
 ) -> NDArray[np.uint8]:
     """Mean colour of the area under each pixel of a smaller picture.
 
@@ -29,14 +36,16 @@ def area_average(
     covers part of a k x k cell takes that share of the cell's mean, which moves its borders by
     less than a quarter of its side.
 
-    Memory: one block (12 MiB as RGB, several times that inside the reader) and an intermediate of
-    four to sixteen times the result (about four for factors above 10), whatever the size of the
-    level.
+    Memory: one block a thread (12 MiB as RGB, several times that inside the reader) and an
+    intermediate of four to sixteen times the result (about four for factors above 10), whatever
+    the size of the level.
 
     Args:
         read: Returns uint8 (height, width, 3) of a box inside the level.
         level_size: Size of the level in pixels.
         size: Size of the result, at most that of the level along each axis.
+        tile: Size of the stored tiles; blocks are made of whole ones where that fits.
+        threads: Blocks read at a time; `read` is called from several threads if above 1.
 
     Returns:
         uint8 (size.height, size.width, 3).
@@ -44,11 +53,27 @@ def area_average(
     kx = min(BLOCK_PX, max(1, level_size.width // (2 * size.width)))
     ky = min(BLOCK_PX, max(1, level_size.height // (2 * size.height)))
     reduced = np.empty((-(-level_size.height // ky), -(-level_size.width // kx), 3), np.uint8)
-    for y, height in _blocks(level_size.height, ky):
-        for x, width in _blocks(level_size.width, kx):
-            block = _reduce(read(Box(x, y, width, height)), kx, ky)
-            row, col = y // ky, x // kx
-            reduced[row : row + block.shape[0], col : col + block.shape[1]] = block
+
+    def average(box: Box) -> None:
+        block = _reduce(read(box), kx, ky)
+        row, col = box.y // ky, box.x // kx
+        reduced[row : row + block.shape[0], col : col + block.shape[1]] = block
+
+    boxes = [
+        Box(x, y, width, height)
+        for y, height in _blocks(level_size.height, ky, 1 if tile is None else tile.height)
+        for x, width in _blocks(level_size.width, kx, 1 if tile is None else tile.width)
+    ]
+    if threads == 1 or len(boxes) == 1:
+        for box in boxes:
+            average(box)
+    else:
+        pool = ThreadPoolExecutor(min(threads, len(boxes)), "wsiprep-thumbnail")
+        try:
+            for _ in pool.map(average, boxes):
+                pass
+        finally:  # an error, or a stop that was asked for
+            pool.shutdown(cancel_futures=True)
     # A last cell narrower than k would count as a whole one if OpenCV were given the target size;
     # given the scale, it covers just its share.
     fx, fy = size.width * kx / level_size.width, size.height * ky / level_size.height
@@ -58,9 +83,11 @@ def area_average(
     return np.ascontiguousarray(scaled[: size.height, : size.width], dtype=np.uint8)
 
 
-def _blocks(length: int, k: int) -> list[tuple[int, int]]:
-    """(start, length) of blocks that are multiples of k but for the last."""
-    step = BLOCK_PX // k * k
+def _blocks(length: int, k: int, tile: int) -> list[tuple[int, int]]:
+    """(start, length) of blocks that are multiples of k, and of tiles if they can, but the last."""
+    unit = math.lcm(k, tile)
+    unit = unit if unit <= BLOCK_PX else k
+    step = BLOCK_PX // unit * unit
     return [(start, min(step, length - start)) for start in range(0, length, step)]
 
 

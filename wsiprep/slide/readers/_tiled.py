@@ -9,19 +9,31 @@ and threads with handles of their own share no state.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from functools import partial
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiprep.core.cores import available_cores
 from wsiprep.core.errors import SlideReadError, WsiprepError
 from wsiprep.core.types import Box, Size, SlideInfo, Tiling
 from wsiprep.slide.readers._base import WHITE, BaseSlide, one_line
+from wsiprep.slide.readers._thumbnail import area_average
 
 __all__ = ["TileCodec", "TileTable", "TiledBase", "tiling_of"]
+
+
+SHRINK = 8
+"""How many times smaller along a side `ShrinkingCodec` decodes."""
+MAX_THREADS = 8
+"""Threads that read a thumbnail: one slide should not take a whole node."""
+
+Decode = Callable[[int, int, bytes, NDArray[np.uint8]], None]
+"""`decode_tile`, or the like of it for shrunk tiles."""
 
 
 class TileCodec(Protocol):
@@ -29,6 +41,15 @@ class TileCodec(Protocol):
 
     def decode(self, data: bytes, out: NDArray[np.uint8]) -> None:
         """Decode a tile into `out`, uint8 (h, w, 3) RGB; raises whatever it likes if it cannot."""
+        ...
+
+
+@runtime_checkable
+class ShrinkingCodec(Protocol):
+    """A codec that decodes tiles at an eighth of their side, with less work."""
+
+    def decode_shrunk(self, data: bytes, out: NDArray[np.uint8]) -> None:
+        """Decode a tile into `out`, uint8 (h // 8, w // 8, 3); raises as `decode` does."""
         ...
 
 
@@ -108,18 +129,60 @@ class TiledBase(BaseSlide):
         except Exception as err:  # decoders raise whatever they like
             raise self._tile_error(level, tile, f"cannot be decoded ({one_line(err)})") from err
 
+    def _average(self, level: int, size: Size) -> NDArray[np.uint8]:
+        """The whole of a level, averaged down to `size`: in threads, and from tiles that shrink.
+
+        Where `size` is sixteen times smaller or more and the codec can, tiles are decoded at an
+        eighth of their side. At that scale libjpeg takes the mean of each 8 x 8 block straight
+        from its coefficients: a third less work than decoding, and the same but for rounding.
+        """
+        self._check_open()
+        self._live_handle()  # once, before threads ask for it
+        threads = min(MAX_THREADS, available_cores())
+        whole, tile = self._info.level_sizes[level], self._table(level).tiling.tile
+        codec = self._table(level).codec
+        if (
+            isinstance(codec, ShrinkingCodec)
+            and min(whole.width // size.width, whole.height // size.height) >= 2 * SHRINK
+            and not (tile.width % SHRINK or tile.height % SHRINK)
+        ):
+            whole = Size(whole.width // SHRINK, whole.height // SHRINK)
+            tile = Size(tile.width // SHRINK, tile.height // SHRINK)
+            decode: Decode = partial(self._decode_shrunk, codec)
+        else:
+            decode = self.decode_tile
+        tiling = Tiling(tile, self._table(level).tiling.shape)
+        return area_average(
+            lambda box: self._assemble(level, box, tiling, decode),
+            whole, size, tile=tile, threads=threads,
+        )  # fmt: skip
+
+    def _decode_shrunk(
+        self, codec: ShrinkingCodec, level: int, tile: int, data: bytes, out: NDArray[np.uint8]
+    ) -> None:
+        if not data:
+            out[...] = WHITE
+            return
+        try:
+            codec.decode_shrunk(data, out)
+        except Exception as err:  # decoders raise whatever they like
+            raise self._tile_error(level, tile, f"cannot be decoded ({one_line(err)})") from err
+
     def _read_box(self, handle: Any, level: int, box: Box) -> NDArray[np.uint8]:
-        tiling = self._table(level).tiling
+        return self._assemble(level, box, self._table(level).tiling, self.decode_tile)
+
+    def _assemble(self, level: int, box: Box, tiling: Tiling, decode: Decode) -> NDArray[np.uint8]:
+        """A box put together from decoded tiles: those of the level, or the same shrunk."""
         tile, region = tiling.tile, np.empty((box.height, box.width, 3), np.uint8)
         if (tile.width, tile.height) == (box.width, box.height) and not (
             box.x % tile.width or box.y % tile.height
         ):
             number = box.y // tile.height * tiling.shape[1] + box.x // tile.width
-            self.decode_tile(level, number, self.fetch_tile(level, number), region)
+            decode(level, number, self.fetch_tile(level, number), region)
             return region
         pixels = np.empty((tile.height, tile.width, 3), np.uint8)
         for number, x, y in _touched(tiling, box):
-            self.decode_tile(level, number, self.fetch_tile(level, number), pixels)
+            decode(level, number, self.fetch_tile(level, number), pixels)
             x0, x1 = max(x, box.x), min(x + tile.width, box.x + box.width)
             y0, y1 = max(y, box.y), min(y + tile.height, box.y + box.height)
             part = pixels[y0 - y : y1 - y, x0 - x : x1 - x]

@@ -1,4 +1,4 @@
-"""How many threads may read."""
+"""How many threads this process may keep busy."""
 
 from __future__ import annotations
 
