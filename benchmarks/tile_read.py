@@ -1,9 +1,17 @@
-"""How fast are 256 px patches read, and how much of the bare JPEG decoding speed is left?
+"""How fast are patches read, against OpenSlide and against the bare JPEG decoder?
 
-A synthetic H&E slide in tiles of 256 px is written once; every case reads the same patches in the
-same order from the page cache. `naive` is the loop that everyone writes first. `limit` hands the
-compressed tiles to libjpeg-turbo and does nothing else: no reader of this file on one thread can
-be much faster. The readers' pixels are compared first; equal means equal in every byte.
+One slide, five grids of 256 px patches (224 px in one): on the file's own tiles, off them by
+100 px, of another size, overlapping by half, and halved from 512 px. In each:
+
+OpenSlide    read_region + convert("RGB") (+ Pillow's box filter), as most tools do it, one by one
+one by one   the same through our readers: `read_patch` with reader tiff, tiffslide
+stream_tiles what `wsiprep embed` does: every stored tile decoded once, patches cut from it; by one
+             reading thread, and by two
+limit        the bare decoder: the tiles under the patches, each decoded once from memory to a
+             buffer and forgotten, by simplejpeg (libjpeg-turbo) and by imagecodecs
+
+Threads that read work beside the one that takes the batches, so ratios by CPU time are those of a
+core. Pixels are compared first. OpenSlide and `one by one` read a run of patches from the middle.
 
     python benchmarks/tile_read.py [--quick] [--repeats N] [--json FILE] [--markdown FILE]
 """
@@ -13,7 +21,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +29,11 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import openslide
+import simplejpeg
 import tifffile
 from harness import Case, Done, compare, options
 from PIL import Image
-from slides import part, tissue_grid, write_he
+from slides import full_grid, mirrored, part
 
 from wsiprep import open_slide
 from wsiprep.core.contracts import Slide
@@ -33,19 +42,21 @@ from wsiprep.slide import SlideConfig
 from wsiprep.tiles import read_patch, stream_tiles
 
 BATCH = 32
+SLOW_PATCHES = 400
+"""Patches that are enough to time a reader that takes a millisecond for each."""
 
 
-def naive(slide: Any, grid: PatchGrid, resample: int | None = None) -> Iterator[np.ndarray]:
+def naive(slide: Any, grid: PatchGrid) -> Iterator[np.ndarray]:
     plan = grid.plan
     for x, y in grid.origin0_px:
         region = slide.read_region((int(x), int(y)), plan.level, (plan.read_px, plan.read_px))
         image = region.convert("RGB")
-        if resample is not None:
-            image = image.resize((plan.patch_px, plan.patch_px), resample)
+        if plan.read_px != plan.patch_px:
+            image = image.resize((plan.patch_px, plan.patch_px), Image.Resampling.BOX)
         yield np.asarray(image)
 
 
-def ours(slide: Slide, grid: PatchGrid) -> Iterator[np.ndarray]:
+def one_by_one(slide: Slide, grid: PatchGrid) -> Iterator[np.ndarray]:
     for x, y in grid.origin0_px:
         yield read_patch(slide, Point(int(x), int(y)), grid.plan)
 
@@ -56,99 +67,128 @@ def streamed(path: Path, grid: PatchGrid, workers: int) -> Iterator[np.ndarray]:
         yield from batch.pixels
 
 
-class RawTiles:
-    """Compressed tiles of one level by their place, and the bare decoder."""
+class StoredTiles:
+    """Compressed tiles of level 0 under a grid, in memory, each once."""
 
-    def __init__(self, path: Path, level: int) -> None:
+    def __init__(self, path: Path, grid: PatchGrid) -> None:
         with tifffile.TiffFile(path) as tiff:
-            page = tiff.series[0].levels[level].keyframe
-            self.offsets, self.counts = page.dataoffsets, page.databytecounts
-            self.tile_px, self.tables = page.tilewidth, page.jpegtables
-            self.across = -(-page.imagewidth // page.tilewidth)
-        self.file = os.open(path, os.O_RDONLY)
+            page = tiff.series[0].levels[0].keyframe
+            side, across = page.tilewidth, -(-page.imagewidth // page.tilewidth)
+            offsets, counts = page.dataoffsets, page.databytecounts
+        assert page.jpegtables is None  # the file's tiles stand by themselves
+        first = grid.origin0_px // side
+        last = (grid.origin0_px + grid.plan.read_px - 1) // side
+        touched = {
+            int(y * across + x)
+            for (x0, y0), (x1, y1) in zip(first, last, strict=True)
+            for y in range(y0, y1 + 1)
+            for x in range(x0, x1 + 1)
+        }
+        file = os.open(path, os.O_RDONLY)
+        self.data = [os.pread(file, counts[n], offsets[n]) for n in sorted(touched)]
+        os.close(file)
+        self.out = np.empty((side, side, 3), np.uint8)
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self.file)
+        """Forget them."""
+        self.data = []
 
-    def decode(self, grid: PatchGrid) -> Iterator[np.ndarray]:
-        """The tiles under every patch, each decoded by itself."""
-        step = self.tile_px
-        for x, y in grid.origin0_px:  # level 0: a patch is a whole number of tiles
-            for row in range(y // step, (y + grid.plan.read_px) // step):
-                for col in range(x // step, (x + grid.plan.read_px) // step):
-                    n = row * self.across + col
-                    data = os.pread(self.file, self.counts[n], self.offsets[n])
-                    yield imagecodecs.jpeg8_decode(
-                        data, tables=self.tables, colorspace="YCBCR", outcolorspace="RGB"
-                    )
+    def simplejpeg(self) -> None:
+        """Decode them all."""
+        for data in self.data:
+            simplejpeg.decode_jpeg(data, "RGB", False, False, buffer=self.out)
+
+    def imagecodecs(self) -> None:
+        """Decode them all."""
+        for data in self.data:
+            imagecodecs.jpeg8_decode(data, colorspace="YCBCR", outcolorspace="RGB", out=self.out)
 
 
 def cases(path: Path, grid: PatchGrid) -> list[Case]:
-    resized = grid.plan.read_px != grid.plan.patch_px
+    made: list[Case] = []
+    few = some(grid, SLOW_PATCHES)
+    halved = {"PIL": "box"} if grid.plan.read_px != grid.plan.patch_px else {}
 
     def add(
-        name: str, setup: Any, tiles: Callable[[Any], Iterator[np.ndarray]], **how: Any
+        name: str,
+        setup: Callable[[], AbstractContextManager[Any]],
+        tiles: Callable[[Any], Iterator[np.ndarray]],
+        patches: int,
+        **how: Any,
     ) -> None:
         def drain(state: Any) -> Done:
             for _ in tiles(state):
                 pass
-            return Done(len(grid))
+            return Done(patches)
 
         made.append(Case(name, how, "patches", setup, drain))
 
-    made: list[Case] = []
     plain = partial(openslide.OpenSlide, path)
-    box, bicubic = (Image.Resampling.BOX, Image.Resampling.BICUBIC) if resized else (None, None)
-    add("naive", plain, lambda s: naive(s, grid, box), **({"PIL": "box"} if resized else {}))
-    if resized:
-        add("naive bicubic", plain, lambda s: naive(s, grid, bicubic))
-    for name in ("openslide", "tiffslide"):
-        cfg = SlideConfig(reader=name)
-        add(f"reader {name}", partial(open_slide, path, cfg), lambda s: ours(s, grid))
+    add("OpenSlide", plain, lambda s: naive(s, few), len(few), **halved)
+    for name in ("tiffslide", "tiff"):
+        opened = partial(open_slide, path, SlideConfig(reader=name))
+        add(f"{name}, one by one", opened, lambda s: one_by_one(s, few), len(few))
     for workers in (1, 2):
         add(
-            f"stream_tiles, {workers} worker{'s' * (workers > 1)}",
+            f"stream_tiles, {workers} thread{'s' * (workers > 1)}",
             nullcontext,
             lambda _, workers=workers: streamed(path, grid, workers),
+            len(grid),
             batch=BATCH,
         )
-    raw = partial(RawTiles, path, grid.plan.level)
-    add("limit", lambda: closing(raw()), lambda r: r.decode(grid), imagecodecs="jpeg8_decode")
+    for name in ("imagecodecs", "simplejpeg"):
+
+        def decode(tiles: StoredTiles, name: str = name) -> Done:
+            getattr(tiles, name)()
+            kb = sum(map(len, tiles.data)) / len(tiles.data) / 1000
+            return Done(len(grid), {"tiles a patch": len(tiles.data) / len(grid), "kB a tile": kb})
+
+        made.append(
+            Case(
+                f"limit, {name}", {}, "patches",
+                lambda: closing(StoredTiles(path, grid)), decode,
+            )
+        )  # fmt: skip
     return made
+
+
+def some(grid: PatchGrid, count: int) -> PatchGrid:
+    """A run of patches from the middle of the grid."""
+    first = max(0, (len(grid) - count) // 2)
+    return part(grid, slice(first, first + count))
 
 
 def check_equal(path: Path, grid: PatchGrid) -> None:
     """Refuse to compare readers that do not read the same."""
-    grid = part(grid, slice(None, None, max(1, len(grid) // 50)))
     with (
         openslide.OpenSlide(path) as plain,
-        open_slide(path, SlideConfig(reader="openslide")) as a,
+        open_slide(path, SlideConfig(reader="tiff")) as a,
         open_slide(path, SlideConfig(reader="tiffslide")) as b,
-        closing(RawTiles(path, grid.plan.level)) as raw,
     ):
-        box = Image.Resampling.BOX if grid.plan.read_px != grid.plan.patch_px else None
-        want = np.stack(list(naive(plain, grid, box))).astype(np.int16)
-        tolerance = 0 if box is None else 1  # the box mean is rounded differently by PIL and cv2
-        same = [ours(a, grid), ours(b, grid), streamed(path, grid, 2)]
-        if box is None:
-            same.append(raw.decode(grid))
-        for tiles in same:
+        few = some(grid, 64)
+        want = np.stack(list(naive(plain, few))).astype(np.int16)
+        # The box mean is rounded differently by Pillow and OpenCV.
+        tolerance = 0 if grid.plan.read_px == grid.plan.patch_px else 1
+        for tiles in (one_by_one(a, few), one_by_one(b, few), streamed(path, few, 2)):
             assert np.abs(np.stack(list(tiles)) - want).max() <= tolerance
 
 
 def main(argv: list[str] | None = None) -> None:
     opts = options(__doc__, argv)
-    size = (1024, 768) if opts.quick else (10240, 7680)
+    size = (2048, 1024) if opts.quick else (12288, 8192)
     with tempfile.TemporaryDirectory() as folder:
-        path = write_he(Path(folder), *size)
-        for title, mpp in (
-            ("Reading 256 px patches at the resolution of the file", 0.5),
-            ("Reading 512 px and halving them to 256 px patches", 1.0),
+        path, pixels = mirrored(Path(folder), *size)
+        for title, grid in (
+            ("Reading 256 px patches that are the file's tiles", full_grid(path, 0.5)),
+            ("Reading 256 px patches off the tiles by 100 px", full_grid(path, 0.5, shift0_px=100)),
+            ("Reading 224 px patches", full_grid(path, 0.5, 224)),
+            ("Reading 256 px patches at a stride of 128 px", full_grid(path, 0.5, 256, 128)),
+            ("Reading 512 px and halving them to 256 px patches", full_grid(path, 1.0)),
         ):
-            grid = tissue_grid(path, mpp)
             check_equal(path, grid)
-            compare(title, cases(path, grid), ("naive", "limit"), opts)
+            compare(
+                f"{title} ({pixels})", cases(path, grid), ("OpenSlide", "limit, simplejpeg"), opts
+            )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import wsiprep
 from wsiprep.core.types import Size
 from wsiprep.grid import GridConfig, export_coords
 from wsiprep.synth import SyntheticSlide, write_slide
-from wsiprep.tiles import default_workers, stream_tiles
+from wsiprep.tiles import stream_tiles
 from wsiprep.tissue import TissueConfig
 
 
@@ -36,7 +36,7 @@ def main(path: Path) -> None:
         print(f"as CSV: {csv.splitlines()[0]}")
 
         spans = [(start, min(start + 8, len(grid))) for start in range(0, len(grid), 8)]
-        for batch in stream_tiles(slide.reopen, grid, spans[:4], workers=default_workers()):
+        for batch in stream_tiles(slide.reopen, grid, spans[:4]):
             shape, mean = batch.pixels.shape, batch.pixels.mean()
             print(f"rows {batch.index[0]} to {batch.index[-1]}: {shape}, mean {mean:.0f}")
 

@@ -133,13 +133,13 @@ def single_reads(slide, grid):
 
 @settings(deadline=None, max_examples=60)
 @given(
-    mpp=st.sampled_from([0.5, 0.25, 0.37, 0.6]),
+    mpp=st.sampled_from([0.5, 0.25, 0.5 / 3, 0.125, 0.37, 0.6]),
     patch=st.sampled_from([32, 50, 64]),
     stride=st.sampled_from([16, 32, 50, 64, 90]),
     tile=st.tuples(st.sampled_from([32, 50, 64, 256]), st.sampled_from([16, 32, 64, 300])),
     batch=st.integers(1, 70),
     workers=st.integers(1, 4),
-    shift=st.integers(-80, 80),
+    shift=st.sampled_from([-80, -6, 0, 0, 0, 1, 12, 33]),
 )
 def test_patches_cut_from_tiles_are_those_of_single_reads(
     mpp, patch, stride, tile, batch, workers, shift

@@ -16,7 +16,7 @@ from wsiprep.core.errors import SlideReadError
 from wsiprep.core.types import PatchGrid, Point
 from wsiprep.tiles.blocks import Blocks
 from wsiprep.tiles.patch import read_patch, resample
-from wsiprep.tiles.schedule import Schedule, Unit, schedule
+from wsiprep.tiles.schedule import Piece, Schedule, Unit, schedule
 from wsiprep.tiles.times import ReadTimes
 
 __all__ = ["Job", "Maker", "maker_of"]
@@ -24,6 +24,8 @@ __all__ = ["Job", "Maker", "maker_of"]
 WHITE = 255
 OnBadTile = Literal["fail", "mask"]
 Handle = Callable[[], Slide]
+Part = tuple[NDArray[np.uint8], int, int]
+"""Pixels, and y, x where they belong in a patch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,28 +193,38 @@ class _FromTiles:
     def _cut(
         self, work: Unit, pixels: NDArray[np.uint8], ok: NDArray[np.bool_], *, native: bool
     ) -> None:
-        side = self._job.grid.plan.read_px
-        read = None if native else np.empty((side, side, 3), np.uint8)
+        plan = self._job.grid.plan
+        factor, rest = divmod(plan.read_px, plan.patch_px)
+        read: NDArray[np.uint8] | None = None
         for k, pieces in enumerate(work.pieces):
-            patch = pixels[k]
-            region = patch if read is None else read
-            if not work.whole[k]:
-                region[...] = WHITE
             try:
-                for loan, ty, tx, y, x, height, width in pieces:
-                    tile = self._lent[loan]
-                    if isinstance(tile, SlideReadError):
-                        raise tile
-                    if loan not in work.direct:
-                        part = tile[ty : ty + height, tx : tx + width]
-                        region[y : y + height, x : x + width] = part
+                parts = self._parts(pieces)
             except SlideReadError:
                 if self._job.on_bad_tile == "fail":
                     raise
-                patch[...], ok[k] = WHITE, False
+                pixels[k], ok[k] = WHITE, False
                 continue
-            if read is not None:
-                resample(read, patch)
+            if native:
+                if not (len(pieces) == 1 and pieces[0][0] in work.direct):
+                    _paste(parts, pixels[k], whole=work.whole[k])
+            elif not rest and all(not n % factor for piece in pieces for n in piece[3:]):
+                # Each patch pixel lies on one tile: shrink the parts where they are.
+                _paste(parts, pixels[k], whole=work.whole[k], factor=factor)
+            else:
+                if read is None:
+                    read = np.empty((plan.read_px, plan.read_px, 3), np.uint8)
+                _paste(parts, read, whole=work.whole[k])
+                resample(read, pixels[k])
+
+    def _parts(self, pieces: list[Piece]) -> list[Part]:
+        """Parts of decoded tiles, and where they belong; `SlideReadError` if one is broken."""
+        parts = []
+        for loan, ty, tx, y, x, height, width in pieces:
+            tile = self._lent[loan]
+            if isinstance(tile, SlideReadError):
+                raise tile
+            parts.append((tile[ty : ty + height, tx : tx + width], y, x))
+        return parts
 
     def _give_back(self, work: Unit) -> None:
         """Let go of the tiles that no later unit needs."""
@@ -229,6 +241,19 @@ class _FromTiles:
             if self._spare:
                 return self._spare.pop()
         return np.empty(self._shape, np.uint8)
+
+
+def _paste(parts: list[Part], out: NDArray[np.uint8], *, whole: bool, factor: int = 1) -> None:
+    """Put parts in their places, shrunk `factor` times; what they leave free is white."""
+    if not whole:
+        out[...] = WHITE
+    for part, y, x in parts:
+        height, width = part.shape[:2]
+        if factor == 1:
+            out[y : y + height, x : x + width] = part
+        else:
+            y, x, height, width = (n // factor for n in (y, x, height, width))
+            resample(part, out[y : y + height, x : x + width])
 
 
 def _itself(slide: Slide) -> _Source:

@@ -35,7 +35,7 @@ def read_patch(slide: Slide, origin0: Point, plan: ReadPlan) -> NDArray[np.uint8
 
 
 def resample(pixels: NDArray[np.uint8], patch: NDArray[np.uint8]) -> None:
-    """Resize uint8 (R, R, 3) into uint8 (T, T, 3), contiguous, by the rule above."""
-    side = len(patch)
-    how = cv2.INTER_AREA if len(pixels) > side else cv2.INTER_CUBIC
-    cv2.resize(pixels, (side, side), dst=patch, interpolation=how)
+    """Resize uint8 (H, W, 3) into uint8 (h, w, 3) by the rule above; rows may lie apart."""
+    height, width = patch.shape[:2]
+    how = cv2.INTER_AREA if len(pixels) > height else cv2.INTER_CUBIC
+    cv2.resize(pixels, (width, height), dst=patch, interpolation=how)

@@ -21,7 +21,7 @@ from wsiprep.core.types import Size, Tiling
 
 __all__ = ["Piece", "Schedule", "Unit", "schedule"]
 
-Piece = tuple[int, int, int, int, int, int, int]
+Piece = list[int]
 """loan, then y, x in the tile; y, x in the patch; height, width of what is copied."""
 
 
@@ -88,7 +88,7 @@ class Schedule:
         owner = self.owner[uses]
         owned = uses[owner == number]
         cuts = self.first_piece[first : stop + 1].tolist()
-        rows: list[Piece] = [tuple(p) for p in self.piece[cuts[0] : cuts[-1]].tolist()]
+        rows: list[Piece] = self.piece[cuts[0] : cuts[-1]].tolist()
         pieces = [rows[i - cuts[0] : j - cuts[0]] for i, j in pairwise(cuts)]
         direct = {
             parts[0][0]: k

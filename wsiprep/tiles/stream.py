@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiprep.core.contracts import Slide
+from wsiprep.core.cores import default_workers
 from wsiprep.core.types import PatchGrid, TileBatch
 from wsiprep.tiles.make import Job, Maker, OnBadTile, maker_of
 from wsiprep.tiles.times import ReadTimes
@@ -46,7 +47,7 @@ def stream_tiles(
     grid: PatchGrid,
     spans: Sequence[Span],
     *,
-    workers: int,
+    workers: int | None = None,
     on_bad_tile: OnBadTile = "fail",
     ahead: int | None = None,
     allocate: Allocate | None = None,
@@ -63,7 +64,7 @@ def stream_tiles(
         open_slide: Opens a new handle; called once in each thread, and once here.
         grid: The patches.
         spans: (start, stop) rows of each batch.
-        workers: Reading threads, at least 1.
+        workers: Reading threads, at least 1; None takes `core.cores.default_workers`.
         on_bad_tile: `fail` raises; `mask` gives white pixels with `ok` False.
         ahead: Batches made in advance; None takes what keeps the threads busy within
             `AHEAD_BYTES`.
@@ -74,7 +75,7 @@ def stream_tiles(
         SlideReadError: a tile cannot be decoded and `on_bad_tile` is `fail`.
     """
     times = ReadTimes() if times is None else times
-    times.threads = workers
+    workers = times.threads = default_workers() if workers is None else workers
     plan = grid.plan
     largest = max((stop - start for start, stop in spans), default=1)
     unit = max(1, min(UNIT_PATCHES, UNIT_BYTES // (plan.read_px**2 * 3)))

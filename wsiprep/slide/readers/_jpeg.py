@@ -21,6 +21,7 @@ __all__ = ["JpegCodec", "padding_before", "whole_jpeg"]
 
 _SOI = b"\xff\xd8"
 _EOI = b"\xff\xd9"
+_APP0 = b"\xff\xe0"
 _ADOBE = bytes.fromhex("ffee000e41646f6265006400000000")  # the transform follows
 _RGB, _YCBCR = b"\x00", b"\x01"
 _PADDED = re.compile(r"(\d+) extraneous bytes before marker 0xd([0-79])")
@@ -45,7 +46,9 @@ class JpegCodec:
     ycbcr: bool
 
     def whole(self, data: bytes) -> bytes:
-        """The tile as a JPEG file of its own, with tables and colour marker."""
+        """The tile as a JPEG file of its own, with its tables, and a marker of its colours."""
+        if self.ycbcr and not self.tables and data[:4] == _SOI + _APP0 and data[6:10] == b"JFIF":
+            return data  # a JFIF marker says YCbCr, whatever comes after it
         return whole_jpeg(data, self.tables, ycbcr=self.ycbcr)
 
     def size(self, data: bytes) -> tuple[int, int]:
