@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-FILES = ("tile_read.py", "lattice.py", "encode.py", "store_layout.py", "end_to_end.py")
+FILES = ("tile_read.py", "stream.py", "lattice.py", "encode.py", "store_layout.py", "end_to_end.py")
 
 
 def main(argv: list[str]) -> int:

@@ -8,7 +8,10 @@ timm loop    the same with the same network and weights used as timm shows: ToTe
              the whole batch at once, no_grad
 
 `test` (mean colour) measures everything but the network, `lite0` what a user without a GPU gets.
-Start-up and memory are of whole processes; the larger slide has four times the area, so memory
+
+The data path of `wsiprep embed` alone, patches placed before, against the bare decoder on the same
+tiles in memory: with two reading threads by CPU time (all threads of the process), and by wall.
+Start-up and memory are of whole processes; the larger slide has ten times the area, so memory
 that grew with the slide would show.
 
     python benchmarks/end_to_end.py [--quick] [--repeats N] [--json FILE] [--markdown FILE]
@@ -20,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,14 +31,16 @@ from typing import Any
 import numpy as np
 import openslide
 from harness import Case, Done, compare, options
-from slides import repeat, tissue_grid, write_he
+from PIL import Image
+from slides import full_grid, mirrored, repeat, tissue_grid, write_he
+from tile_read import StoredTiles
 
 import wsiprep
 from wsiprep.core.config import build
 from wsiprep.core.types import PatchGrid, Point
 from wsiprep.encoders import load_encoder
 from wsiprep.encoders.families.lite0 import mapped, weights_path
-from wsiprep.tasks.config import PrepareConfig
+from wsiprep.tasks.config import CoordsConfig, EmbedConfig, PrepareConfig, SegmentConfig
 from wsiprep.tasks.prepare import prepare
 from wsiprep.tiles import read_patch
 
@@ -149,6 +154,55 @@ def started(command: list[str], _: Any) -> Done:
     return Done(1)
 
 
+@contextmanager
+def placed(path: Path) -> Iterator[Path]:
+    """An output folder with patches, all of the slide."""
+    with fresh() as out:
+        mask = out / "all.png"
+        with wsiprep.open_slide(path) as slide:
+            shape = (slide.info.size0.height // 64, slide.info.size0.width // 64)
+        Image.fromarray(np.full(shape, 255, np.uint8)).save(mask)
+        for model, names in ((SegmentConfig, {"mask": mask}), (CoordsConfig, {"min_tissue": 0.0})):
+            common = {"slides": (str(path),), "output": out / "o"}
+            report = prepare(build(model, ("benchmark", common | names)))
+            assert report.exit_code == 0, report.canonical()
+        yield out / "o"
+
+
+def embedded(path: Path, workers: int, out: Path) -> Done:
+    values = {"slides": (str(path),), "output": out, "encoder": ("test",), "batch_size": BATCH,
+              "device": "cpu", "workers": workers, "overlay": False}  # fmt: skip
+    report = prepare(build(EmbedConfig, ("benchmark", values)))
+    assert report.exit_code == 0, report.canonical()
+    assert report.profile is not None
+    times = report.profile.total
+    return Done(
+        report.rows[0].encoded,
+        {"while encoding": f"{times.tiles / times.seconds:,.0f} patches/s",
+         "bound": report.profile.bound()},
+    )  # fmt: skip
+
+
+def data_path_cases(path: Path, grid: PatchGrid) -> list[Case]:
+    def decode(tiles: StoredTiles) -> Done:
+        tiles.simplejpeg()
+        return Done(len(grid))
+
+    return [
+        Case("limit of a core", {}, "patches", lambda: closing(StoredTiles(path, grid)), decode),
+        *(
+            Case(
+                f"embed, {workers} thread{'s' * (workers > 1)}",
+                {"batch": BATCH},
+                "patches",
+                partial(placed, path),
+                partial(embedded, path, workers),
+            )
+            for workers in (1, 2)
+        ),
+    ]
+
+
 def start_cases() -> list[Case]:
     commands = {
         "python": ["-c", "pass"],
@@ -171,7 +225,7 @@ def in_child(path: Path | None, out: Path) -> Done:
 
 
 def memory_cases(slide: Path, larger: Path) -> list[Case]:
-    slides = {"imports only": None, "a slide": slide, "4 x its area": larger}
+    slides = {"imports only": None, "a slide": slide, "10 x its area": larger}
     return [
         Case(name, {}, "patches", fresh, partial(in_child, path)) for name, path in slides.items()
     ]
@@ -183,13 +237,20 @@ def main(argv: list[str] | None = None) -> None:
     with fresh() as folder:
         small = write_he(folder, width, height)
         medium = repeat(folder, small, 2)
-        large = repeat(folder, small, 4)
+        dense, pixels = mirrored(folder, *((1024, 1024) if opts.quick else (20480, 15360)))
+        less, _ = mirrored(folder, *((1024, 512) if opts.quick else (6144, 5120)))
         check_equal(small, tissue_grid(small, 0.5))
         for encoder, path in (("test", medium), ("lite0", small)):
             cases = run_cases(path, tissue_grid(path, 0.5), encoder)
             compare(f"Whole run with encoder `{encoder}`", cases, ("naive loop",), opts)
+        compare(
+            f"Data path of `wsiprep embed` ({pixels})",
+            data_path_cases(dense, full_grid(dense, 0.5)),
+            ("limit of a core",),
+            opts,
+        )
         compare("Start-up", start_cases(), ("python",), opts)
-        compare("Peak memory of a run, encoder `test`", memory_cases(medium, large), (), opts)
+        compare("Peak memory of a run, encoder `test`", memory_cases(less, dense), (), opts)
 
 
 if __name__ == "__main__":
