@@ -19,7 +19,7 @@ from wsiprep.tissue import TissueConfig
 __all__ = ["full_grid", "mirrored", "part", "repeat", "tissue_grid", "write_he"]
 
 REAL = "cmu-1-small-region.svs"
-"""Real pixels (Aperio, 20x), taken from `$WSIPREP_SHARED/slides` or `../shared/data/slides`."""
+"""Real pixels (Aperio, 20x), from `data/slides` in `$WSIPREP_SHARED` or `../shared`."""
 
 
 def write_he(folder: Path, width: int, height: int) -> Path:
@@ -35,8 +35,8 @@ def mirrored(folder: Path, width: int, height: int) -> tuple[Path, str]:
     2048 px square of a real slide where it is at hand, else of a synthetic one, mirrored in both
     directions so that it has no seams; JPEG (4:2:0, quality 85) in tiles of 256 px.
     """
-    shared = Path(os.environ.get("WSIPREP_SHARED", Path(__file__).parents[2] / "shared" / "data"))
-    real = shared / "slides" / REAL
+    shared = Path(os.environ.get("WSIPREP_SHARED", Path(__file__).parents[2] / "shared"))
+    real = shared / "data" / "slides" / REAL
     source = real if real.is_file() else write_he(folder, 2048, 2048)
     with wsiprep.open_slide(source) as slide:
         square = slide.read(Point(0, 0), 0, Size(2048, 2048))

@@ -50,6 +50,7 @@ __all__ = [
     "PluginUnavailableError",
     "ResolutionError",
     "SlideError",
+    "SlideKindError",
     "SlideOpenError",
     "SlideReadError",
     "StoreBusyError",
@@ -144,6 +145,10 @@ class SlideError(WsiprepError):
 
 class SlideOpenError(SlideError, OSError):
     """No reader opens the file; the message lists each reader's reason."""
+
+
+class SlideKindError(SlideOpenError):
+    """The file is of another kind than the reader's, which says nothing against the file."""
 
 
 class SlideReadError(SlideError, OSError):

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from wsiprep.core.contracts import Slide
-from wsiprep.core.errors import PluginUnavailableError, ResolutionError, SlideOpenError
+from wsiprep.core.contracts import Slide, TiledSlide
+from wsiprep.core.errors import (
+    PluginUnavailableError,
+    ResolutionError,
+    SlideKindError,
+    SlideOpenError,
+)
 from wsiprep.slide.catalog import looks_like_slide, readers, slide_id_of, slide_suffixes
 from wsiprep.slide.config import SlideConfig
 from wsiprep.slide.diagnosis import diagnose
@@ -18,9 +23,11 @@ __all__ = [
     "readers",
     "slide_id_of",
     "slide_suffixes",
+    "why_not_tiled",
 ]
 
-AUTO_ORDER = ("tiff", "ndpi", "dicom", "openslide", "tiffslide", "image")
+_TILED = ("tiff", "ndpi", "dicom")
+AUTO_ORDER = (*_TILED, "openslide", "tiffslide", "image")
 """Readers that `auto` tries, in this order; installed ones follow by name."""
 
 
@@ -53,6 +60,22 @@ def open_slide(
     return (_first if cfg.reader == "auto" else _by_name)(uri, cfg, slide_id)
 
 
+_REFUSED = "does not read it"
+
+
+def why_not_tiled(slide: Slide) -> str | None:
+    """Why a slide is read without access to its stored tiles, where a reader of tiles refused it.
+
+    None where it has access, where the reader was chosen by name, and where the file is of a kind
+    that no reader of tiles is for.
+    """
+    said = slide.info.reader_reason.partition(" opened after ")[2].split("; ")
+    why = [text for text in said if f" {_REFUSED}: " in text]
+    if isinstance(slide, TiledSlide) or not why:
+        return None
+    return f"Slides read by {slide.info.reader}, patch by patch: {'; '.join(why)}."
+
+
 def _first(uri: str, cfg: SlideConfig, slide_id: str) -> Slide:
     """The slide as opened by the first reader that opens it."""
     tried: list[str] = []
@@ -61,7 +84,9 @@ def _first(uri: str, cfg: SlideConfig, slide_id: str) -> Slide:
         try:
             slide: Slide = readers.load(name).create(uri, cfg, slide_id=slide_id, reason=reason)
         except (SlideOpenError, PluginUnavailableError) as err:
-            tried.append(f"{name} said: {err.message.rstrip('.')}")
+            refused = name in _TILED and not isinstance(err, SlideKindError)
+            verb = _REFUSED if refused else "said"
+            tried.append(f"{name} {verb}: {err.message.rstrip('.')}")
         except ResolutionError as err:
             if tried:
                 err.message = f"{err.message} (Opened by {name}; {'; '.join(tried)}.)"

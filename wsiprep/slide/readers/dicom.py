@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsiprep.core.errors import PluginUnavailableError, SlideOpenError
+from wsiprep.core.errors import PluginUnavailableError, SlideKindError, SlideOpenError
 from wsiprep.core.types import SlideInfo
 from wsiprep.slide.config import SlideConfig
 from wsiprep.slide.dicom import is_dicom, slide_instances
@@ -71,18 +71,18 @@ def create(uri: str, cfg: SlideConfig, *, slide_id: str, reason: str) -> DicomSl
     """Open a folder of DICOM instances, or one of them.
 
     Raises:
-        SlideOpenError: no DICOM whole-slide image, damaged, or of a kind left to others; says
-            which.
+        SlideKindError: no DICOM whole-slide image.
+        SlideOpenError: damaged, or a series that is left to others; says why.
         ResolutionError: the scale is missing, implausible or not square.
         PluginUnavailableError: a library it needs does not import.
     """
     path = Path(uri)
     try:
         if not path.is_dir() and not is_dicom(path):
-            raise RefusedError("not a DICOM file")
+            raise SlideKindError("not a DICOM file.", slide=slide_id, stage="slide")
         files = slide_instances(path)
         if not files:
-            raise RefusedError("no DICOM whole-slide image")
+            raise SlideKindError("no DICOM whole-slide image.", slide=slide_id, stage="slide")
         levels = levels_of(files)
     except SlideOpenError:
         raise

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsiprep.core.errors import PluginUnavailableError, SlideOpenError
+from wsiprep.core.errors import PluginUnavailableError, SlideKindError, SlideOpenError
 from wsiprep.core.types import SlideInfo
 from wsiprep.slide.config import SlideConfig
 from wsiprep.slide.facts import Facts, Source
@@ -115,15 +115,18 @@ def create(uri: str, cfg: SlideConfig, *, slide_id: str, reason: str) -> NdpiSli
     """Open an NDPI file.
 
     Raises:
-        SlideOpenError: not an NDPI file, cut short, or of a kind left to others; says which.
+        SlideKindError: not an NDPI file.
+        SlideOpenError: cut short, or an NDPI file that is left to others; says why.
         ResolutionError: the scale is missing, implausible or not square.
         PluginUnavailableError: a library it needs does not import.
     """
     path = Path(uri)
     try:
         if path.is_dir() or not is_ndpi(path):
-            raise RefusedError("not an NDPI file")
+            raise SlideKindError("not an NDPI file.", slide=slide_id, stage="slide")
         levels, raw = _read(path)
+    except SlideKindError:
+        raise
     except (RefusedError, OSError) as err:
         raise SlideOpenError(f"{one_line(err)}.", slide=slide_id, stage="slide") from err
     except ImportError as err:

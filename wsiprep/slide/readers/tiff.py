@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from wsiprep.core.errors import PluginUnavailableError, SlideOpenError
+from wsiprep.core.errors import PluginUnavailableError, SlideKindError, SlideOpenError
 from wsiprep.core.types import Size
 from wsiprep.slide.config import SlideConfig
 from wsiprep.slide.facts import Facts, Source
@@ -52,21 +52,21 @@ def create(uri: str, cfg: SlideConfig, *, slide_id: str, reason: str) -> TiffSli
     """Open a tiled TIFF slide.
 
     Raises:
-        SlideOpenError: not a TIFF, cut short, or of a kind left to other readers; says which.
+        SlideKindError: not a TIFF.
+        SlideOpenError: cut short, or a TIFF that is left to other readers; says why.
         ResolutionError: the scale is missing, implausible or not square.
         PluginUnavailableError: a library it needs does not import.
     """
     path = Path(uri)
     try:
-        if path.is_dir():
-            raise RefusedError("a folder, not a TIFF file")
-        with path.open("rb") as file:
-            if not is_tiff(file.read(4)):
-                raise RefusedError("not a TIFF file")
+        if not _is_tiff(path):
+            raise SlideKindError("not a TIFF file.", slide=slide_id, stage="slide")
         cut = tiff_cut_at(path)
         if cut is not None:
             raise RefusedError(f"the TIFF is cut short: {cut}")
         pages, tables = _read(uri)
+    except SlideKindError:
+        raise
     except (RefusedError, OSError) as err:
         raise SlideOpenError(f"{one_line(err)}.", slide=slide_id, stage="slide") from err
     except ImportError as err:
@@ -84,6 +84,13 @@ def create(uri: str, cfg: SlideConfig, *, slide_id: str, reason: str) -> TiffSli
     return assemble(
         lambda info, levels: TiffSlide(info, levels, (uri,), tables), None, source, facts, cfg
     )
+
+
+def _is_tiff(path: Path) -> bool:
+    if path.is_dir():
+        return False
+    with path.open("rb") as file:
+        return is_tiff(file.read(4))
 
 
 def _read(uri: str) -> tuple[Pages, tuple[TileTable, ...]]:
