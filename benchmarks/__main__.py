@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 FILES = ("tile_read.py", "stream.py", "lattice.py", "encode.py", "store_layout.py", "end_to_end.py")
 
 
 def main(argv: list[str]) -> int:
     here = Path(__file__).parent
-    runs = [subprocess.run([sys.executable, str(here / f), *argv], check=False) for f in FILES]
+    files = (*FILES, *(["gpu.py"] if torch.cuda.is_available() else []))
+    runs = [subprocess.run([sys.executable, str(here / f), *argv], check=False) for f in files]
     return max(run.returncode for run in runs)
 
 

@@ -224,9 +224,43 @@ def test_benchmark_says_its_question_and_its_command(name):
 
 def test_all_of_them_run_in_one_command():
     text = (BENCHMARKS / "__main__.py").read_text()
-    assert [f"{name}.py" for name in FILES] == [
+    assert [*(f"{name}.py" for name in FILES), "gpu.py"] == [
         word for word in text.split('"') if word.endswith(".py")
     ]
+
+
+def said_by_gpu(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), *flags]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_gpu_says_its_question_and_its_command():
+    done = said_by_gpu("--help")
+    assert done.returncode == 0
+    assert "?" in done.stdout
+    assert "python benchmarks/gpu.py" in done.stdout
+
+
+def test_without_a_gpu_nothing_is_measured(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    gpu = importlib.import_module("gpu")
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
+    kept = tmp_path / "runs.jsonl"
+    gpu.main(["--quick", "--json", str(kept)])
+    assert capsys.readouterr().out == "no CUDA device: nothing measured\n"
+    assert not kept.exists()
+
+
+@pytest.mark.slow
+def test_gpu_runs_on_a_cpu(tmp_path):
+    kept = tmp_path / "runs.jsonl"
+    flags = ["--device", "cpu", "--model", "vit_tiny_patch16_224", "--quick", "--json", str(kept)]
+    done = said_by_gpu(*flags)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert [row["case"] for row in rows] == ["encoder alone", "decode cpu"]
+    assert all(row["rate"] > 0 for row in rows)
+    assert "on cpu" in rows[0]["title"]
 
 
 # Comparing with other tools: their environments are an optional extra, never in this one.

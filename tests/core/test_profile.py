@@ -7,9 +7,9 @@ import pytest
 from wsiprep.core.profile import EncodeTimes, Profile
 
 
-def profile(*, workers=4, cores=8, device="cuda", **spent):
+def profile(*, workers=4, cores=8, device="cuda", gpu_decode=False, **spent):
     times = EncodeTimes(tiles=1000, seconds=10.0, **spent)
-    return Profile(workers, cores, device, {"a": times})
+    return Profile(workers, cores, device, {"a": times}, gpu_decode)
 
 
 READING = {"decode_s": 30, "cut_s": 2, "read_s": 1, "wait_s": 9, "encode_s": 1, "bytes": 10**6}
@@ -20,6 +20,9 @@ READING = {"decode_s": 30, "cut_s": 2, "read_s": 1, "wait_s": 9, "encode_s": 1, 
     [
         (profile(**READING), "reader", "4 of 8 cores"),
         (profile(workers=8, **READING), "reader", "All 8 cores are decoding"),
+        (profile(workers=8, **READING), "reader", "try --decode nvimgcodec"),
+        (profile(gpu_decode=True, stored_tiles=9, **READING), "reader", "with --decode cpu"),
+        (profile(gpu_decode=True, workers=8, **READING), "reader", "give the job more of them."),
         (profile(workers=8, **{**READING, "bytes": 0}), "reader", "patch by patch"),
         (profile(**{**READING, "read_s": 35}), "reader", "local"),
         (profile(wait_s=1, encode_s=8, blocked_s=1), "encoder", "--precision bf16"),

@@ -155,6 +155,13 @@ def streamed(module: nn.Module, patches: int = 10**6) -> tuple[TorchEncoder, Lat
     return encoder, streams
 
 
+def test_pixels_that_are_there_are_not_copied_there() -> None:
+    encoder, streams = streamed(Mean(lambda first, _: streams.log.append(f"compute {first}")))
+    pending = encoder.begin(torch.from_numpy(flat(1, 2)))
+    assert streams.log == ["compute 1", "out 2"]
+    np.testing.assert_allclose(pending.result(), means(1, 2), rtol=1e-6)
+
+
 def test_two_batches_are_queued_and_each_is_waited_for_by_itself() -> None:
     encoder, streams = streamed(Mean(lambda first, _: streams.log.append(f"compute {first}")))
     first, second = encoder.begin(flat(1, 2)), encoder.begin(flat(3))

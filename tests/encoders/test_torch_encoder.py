@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from wsiprep.core.contracts import DeviceEncoder
 from wsiprep.core.errors import DeviceError, EncodingError
 from wsiprep.core.types import EncoderSpec
 from wsiprep.encoders.network import ieee_fp32
@@ -290,6 +291,28 @@ def test_ieee_fp32_is_set_within_and_restored() -> None:
     assert within[0] in {("ieee", "ieee"), (False, False)}
     assert now() == before
     assert before not in {("ieee", "ieee"), (False, False)}  # or this test shows nothing
+
+
+def test_a_tensor_on_the_device_is_as_good_as_an_array() -> None:
+    encoder = TorchEncoder(tiny(), spec(6), CPU)
+    assert isinstance(encoder, DeviceEncoder)
+    assert encoder.device == "cpu"
+    pixels = noise(5)
+    np.testing.assert_array_equal(encoder.begin(torch.from_numpy(pixels)).result(), encoder(pixels))
+    with pytest.raises(EncodingError, match="on meta, not on cpu"):
+        encoder.begin(torch.empty((1, 8, 8, 3), dtype=torch.uint8, device="meta"))
+    with pytest.raises(EncodingError, match="must be uint8"):
+        encoder.begin(torch.zeros((1, 8, 8, 3)))
+
+
+@pytest.mark.gpu
+def test_pixels_on_cuda_make_no_round_trip() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    encoder = TorchEncoder(tiny(), spec(6), torch.device("cuda:0"))
+    pixels = noise(8, 64)
+    there = torch.from_numpy(pixels).to("cuda:0")
+    np.testing.assert_array_equal(encoder.begin(there).result(), encoder(pixels))
 
 
 @pytest.mark.gpu

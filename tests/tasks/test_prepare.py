@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.slide.made import smooth, write_tiff
 from wsiprep import open_slide
 from wsiprep.core.config import build
 from wsiprep.core.errors import UsageError
@@ -426,3 +427,15 @@ def test_a_profile_says_where_the_time_went(small_slide, tmp_path):
     again = run(PrepareConfig, small_slide, tmp_path / "o")
     assert again.profile.lines() == []
     assert run(SegmentConfig, small_slide, tmp_path / "p").profile is None
+
+
+def test_why_slides_are_left_to_a_slower_reader_is_said_once(tmp_path):
+    for name in ("a", "b"):
+        write_tiff(tmp_path / f"{name}.tif", smooth(), compression="zstd", tile=None)
+    events = []
+    paths = (str(tmp_path / "a.tif"), str(tmp_path / "b.tif"))
+    cfg = build(SegmentConfig, ("test", {"slides": paths, "output": tmp_path / "o"}))
+    report = prepare(cfg, events.append)
+    assert len(report.rows) == 2
+    notes = [event.text for event in events if event.kind == "note"]
+    assert notes == ["Slides read by tiffslide, patch by patch: tiff does not read it: not tiled."]

@@ -16,7 +16,7 @@ from wsiprep.core.errors import SlideReadError
 from wsiprep.core.types import Box, Point, Size, TissueMask
 from wsiprep.grid.build import make_grid
 from wsiprep.grid.config import GridConfig
-from wsiprep.tiles import stream as stream_module
+from wsiprep.tiles import units
 from wsiprep.tiles.patch import read_patch
 from wsiprep.tiles.stream import stream_tiles
 from wsiprep.tiles.times import ReadTimes
@@ -117,7 +117,7 @@ def test_no_more_than_a_few_batches_are_held():
     [(1, 32, 256, 2), (2, 32, 256, 3), (16, 32, 256, 17), (64, 32, 256, 41), (8, 256, 1024, 1)],
 )
 def test_batches_ahead_keep_threads_busy_within_bounds(workers, batch, patch_px, ahead):
-    assert stream_module._ahead(workers, batch, 16, patch_px) == ahead
+    assert units.batches_ahead(workers, batch, 16, patch_px) == ahead
 
 
 def tiled(tile=(64, 48), broken=(), **kwargs):
@@ -167,7 +167,7 @@ def test_overlapping_patches_of_a_slide_without_tiles_are_cut_from_blocks():
 
 
 def test_stretches_join_without_a_seam(monkeypatch):
-    monkeypatch.setattr(stream_module, "STRETCH_PATCHES", 50)
+    monkeypatch.setattr(units, "STRETCH_PATCHES", 50)
     slide, grid = tiled(stride=40)
     times = ReadTimes()
     got = list(stream_tiles(slide.reopen, grid, spans(len(grid), 16), workers=3, times=times))

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiprep.core.types import EncoderSpec, Point, Segmentation, Size, SlideInfo, Tiling
 
-__all__ = ["AsyncEncoder", "Encoder", "Pending", "Segmenter", "Slide", "TiledSlide"]
+__all__ = [
+    "AsyncEncoder",
+    "DeviceEncoder",
+    "Encoder",
+    "JpegSlide",
+    "Pending",
+    "Segmenter",
+    "Slide",
+    "TiledSlide",
+]
 
 
 @runtime_checkable
@@ -100,6 +109,28 @@ class TiledSlide(Slide, Protocol):
 
 
 @runtime_checkable
+class JpegSlide(TiledSlide, Protocol):
+    """A tiled slide that can hand out stored tiles for others to decode."""
+
+    def stores_jpeg(self, level: int) -> bool:
+        """Whether the tiles of a level are JPEG, each of which gives its pixels by itself."""
+        ...
+
+    def jpeg_tile(self, level: int, tile: int, data: bytes) -> bytes:
+        """What `fetch_tile` gave as a JPEG file of its own: tables and colour marker put in.
+
+        Args:
+            level: A level that `stores_jpeg`.
+            tile: Number of the tile, for messages.
+            data: Its compressed bytes, not empty.
+
+        Raises:
+            SlideReadError: the bytes are no JPEG.
+        """
+        ...
+
+
+@runtime_checkable
 class Segmenter(Protocol):
     """Finds tissue on a thumbnail."""
 
@@ -181,4 +212,18 @@ class AsyncEncoder(Encoder, Protocol):
 
         Buffers and parts of them may be used for one batch after another.
         """
+        ...
+
+
+@runtime_checkable
+class DeviceEncoder(AsyncEncoder, Protocol):
+    """An encoder that also takes pixels that are where it computes."""
+
+    @property
+    def device(self) -> str:
+        """Where it computes, as torch names it: `cpu`, `cuda:0`."""
+        ...
+
+    def begin(self, pixels: Any) -> Pending:
+        """As of an `AsyncEncoder`; `pixels` may also be a torch tensor on `device`."""
         ...

@@ -12,6 +12,7 @@ WsiprepError(message, *, slide, stage, hint)
 │   └── OutputError             (also OSError) the output folder cannot be written
 ├── SlideError             1    this slide failed; the others go on
 │   ├── SlideOpenError          (also OSError)
+│   │   └── SlideKindError      the file is not of the reader's kind
 │   ├── SlideReadError          (also OSError)
 │   ├── ResolutionError
 │   │   ├── MissingMppError

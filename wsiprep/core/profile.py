@@ -31,6 +31,7 @@ class EncodeTimes:
         write_s: The writer is at work.
         stored_tiles: Stored tiles decoded.
         bytes: Compressed bytes read.
+        host_tiles: Stored tiles that a decoder on the GPU left to the CPU.
     """
 
     tiles: int = 0
@@ -44,6 +45,7 @@ class EncodeTimes:
     write_s: float = 0.0
     stored_tiles: int = 0
     bytes: int = 0
+    host_tiles: int = 0
 
     def add(self, other: EncodeTimes) -> None:
         """Add another slide's."""
@@ -60,12 +62,14 @@ class Profile:
         cores: Cores this process may use.
         device: Where the encoders ran.
         slides: Times of each slide that was encoded, by its id.
+        gpu_decode: Whether a decoder on the GPU was asked for.
     """
 
     workers: int
     cores: int
     device: str
     slides: dict[str, EncodeTimes] = field(default_factory=dict)
+    gpu_decode: bool = False
 
     @property
     def total(self) -> EncodeTimes:
@@ -126,6 +130,11 @@ class Profile:
                 "The threads wait for the disk: copy the slides to a local one, or pass more "
                 f"--workers (now {self.workers}; waiting costs no core)."
             )
+        if self.gpu_decode and t.stored_tiles > t.host_tiles:
+            return (
+                "The one thread that decodes on the GPU and cuts patches there is the limit: "
+                "compare with --decode cpu."
+            )
         if self.workers < self.cores:
             return f"Pass more --workers: {self.workers} of {self.cores} cores read."
         if not t.bytes:
@@ -133,7 +142,10 @@ class Profile:
                 "These slides are read patch by patch, without access to their stored tiles; "
                 "give the job more cores."
             )
-        return f"All {self.cores} cores are decoding: give the job more of them."
+        more = f"All {self.cores} cores are decoding: give the job more of them."
+        if self.device == "cuda" and not self.gpu_decode:
+            return f"{more[:-1]}, or try --decode nvimgcodec (see docs/adr/0010)."
+        return more
 
     def lines(self) -> list[str]:
         """What to print at the end of a run; nothing where nothing was encoded."""

@@ -41,7 +41,7 @@ class Batches(Protocol):
 
     threads: int
 
-    def begin(self, pixels: NDArray[np.uint8], step: int) -> Running:
+    def begin(self, pixels: NDArray[np.uint8] | Tensor, step: int) -> Running:
         """Begin a batch, in groups of at most `step` patches."""
         ...
 
@@ -62,7 +62,7 @@ class ThreadBatches:
         self._network = network
         self._pool: ThreadPoolExecutor | None = None
 
-    def begin(self, pixels: NDArray[np.uint8], step: int) -> Running:
+    def begin(self, pixels: NDArray[np.uint8] | Tensor, step: int) -> Running:
         """Begin a batch, in groups of at most `step` patches."""
         if self._pool is None:
             alone = torch.set_num_threads  # the layers of a group stay in the thread that has it
@@ -90,7 +90,7 @@ class _InThreads:
         self,
         pool: ThreadPoolExecutor,
         network: Network,
-        pixels: NDArray[np.uint8],
+        pixels: NDArray[np.uint8] | Tensor,
         step: int,
         threads: int,
     ) -> None:
@@ -114,7 +114,7 @@ class _InThreads:
 
 def _compute(
     network: Network,
-    pixels: NDArray[np.uint8],
+    pixels: NDArray[np.uint8] | Tensor,
     vectors: NDArray[np.float32],
     starts: deque[int],
     step: int,
@@ -183,7 +183,7 @@ class StreamBatches:
         self._network = network
         self._streams = streams
 
-    def begin(self, pixels: NDArray[np.uint8], step: int) -> Running:
+    def begin(self, pixels: NDArray[np.uint8] | Tensor, step: int) -> Running:
         """Begin a batch, in groups of at most `step` patches."""
         try:
             return self._queue(pixels, step)
@@ -192,11 +192,13 @@ class StreamBatches:
                 raise
         return _OutOfMemory()  # only here the traceback and the tensors it holds are gone
 
-    def _queue(self, pixels: NDArray[np.uint8], step: int) -> Running:
+    def _queue(self, pixels: NDArray[np.uint8] | Tensor, step: int) -> Running:
         host = self._streams.page_locked((len(pixels), self._network.spec.dim), torch.float32)
         for start in range(0, len(pixels), step):
             group = slice(start, start + step)
-            there = self._streams.to_device(_tensor(pixels[group]))
+            there = pixels[group]
+            if not isinstance(there, Tensor):  # else it is there already
+                there = self._streams.to_device(_tensor(there))
             self._streams.to_host(self._network(there), host[group])
         return _OnStreams(self._streams.mark(), host, pixels)
 
@@ -211,10 +213,11 @@ class StreamBatches:
 
 
 class _OnStreams:
-    def __init__(self, done: Any, host: Tensor, pixels: NDArray[np.uint8]) -> None:
+    def __init__(self, done: Any, host: Tensor, pixels: NDArray[np.uint8] | Tensor) -> None:
         self._done = done
         self._host = host
-        self._pixels: NDArray[np.uint8] | None = pixels  # torch does not know who is copying them
+        # torch does not know who is copying them
+        self._pixels: NDArray[np.uint8] | Tensor | None = pixels
 
     def vectors(self) -> NDArray[np.float32] | None:
         try:
@@ -234,7 +237,9 @@ class _OutOfMemory:
         return None
 
 
-def _tensor(group: NDArray[np.uint8]) -> Tensor:
+def _tensor(group: NDArray[np.uint8] | Tensor) -> Tensor:
+    if isinstance(group, Tensor):
+        return group
     # torch warns about arrays that cannot be written, although it only reads this one.
     return torch.from_numpy(np.require(group, requirements=["C", "W"]))
 

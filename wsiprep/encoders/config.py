@@ -32,6 +32,10 @@ class EncoderConfig(Settings):
     """Numbers that features are stored as."""
     on_bad_tile: Literal["fail", "mask"] = "fail"
     """A tile that cannot be decoded: fail the slide, or mask the tile as invalid and count it."""
+    decode: Literal["cpu", "nvimgcodec"] = "cpu"
+    """Decode JPEG tiles on the CPU, or on the CUDA device that encodes, by nvImageCodec. A GPU's
+    pixels differ slightly, and the features with them; how much, and how
+    fast it is, has not been measured yet."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

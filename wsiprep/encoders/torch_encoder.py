@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from wsiprep.core.cores import available_cores
 from wsiprep.core.errors import DeviceError
@@ -92,6 +92,11 @@ class TorchEncoder:
         return self._spec
 
     @property
+    def device(self) -> str:
+        """Where the network runs, e.g. `cuda:0`."""
+        return str(self._network.device)
+
+    @property
     def patches(self) -> int | None:
         """Most patches computed at a time; None is no limit. Smaller once memory ran out."""
         return self._patches
@@ -107,21 +112,24 @@ class TorchEncoder:
         """
         return self._batches.allocate(shape)
 
-    def begin(self, pixels: NDArray[np.uint8]) -> PendingBatch:
+    def begin(self, pixels: NDArray[np.uint8] | Tensor) -> PendingBatch:
         """Begin a batch, and return before it is computed.
 
         Batches are finished in the order they were begun in. The caller bounds how many there
         are: two keep the device busy.
 
         Args:
-            pixels: uint8 (B, T, T, 3) RGB, B >= 1; not to be written to before `result` was
-                asked for.
+            pixels: uint8 (B, T, T, 3) RGB, B >= 1, an array or a tensor on `device`; not to be
+                written to before `result` was asked for.
 
         Raises:
-            EncodingError: `pixels` has a wrong shape; on CUDA also the network's output.
+            EncodingError: `pixels` has a wrong shape or is elsewhere; on CUDA also if the
+                network's output has a wrong shape.
         """
-        shape = pixels.shape
-        fits = pixels.dtype == np.uint8 and pixels.ndim == 4 and 0 not in shape
+        shape = tuple(pixels.shape)
+        if isinstance(pixels, Tensor) and pixels.device != self._network.device:
+            raise self._network.wrong(f"patches are on {pixels.device}, not on {self.device}")
+        fits = pixels.dtype in (np.uint8, torch.uint8) and pixels.ndim == 4 and 0 not in shape
         if not fits or shape[1] != shape[2] or shape[3] != 3:
             raise self._network.wrong(
                 f"patches must be uint8 (B, T, T, 3), not {pixels.dtype} {shape}"
@@ -143,11 +151,11 @@ class TorchEncoder:
         """
         return self.begin(pixels).result()
 
-    def _run(self, pixels: NDArray[np.uint8]) -> Running:
+    def _run(self, pixels: NDArray[np.uint8] | Tensor) -> Running:
         return self._batches.begin(pixels, self._patches or len(pixels))
 
     def _finish(
-        self, pixels: NDArray[np.uint8], running: Running, shrunk: int
+        self, pixels: NDArray[np.uint8] | Tensor, running: Running, shrunk: int
     ) -> NDArray[np.float32]:
         """Vectors of a batch that was begun after `shrunk` cuts; again if memory ran out."""
         vectors = running.vectors()

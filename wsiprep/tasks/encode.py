@@ -19,6 +19,7 @@ from wsiprep.store.schema import features_unit, grid_unit
 from wsiprep.store.write import SlideStore
 from wsiprep.tasks.fill import Work, fill
 from wsiprep.tasks.steps import Context, mismatch
+from wsiprep.tiles.device.stream import why_on_host
 
 __all__ = ["Encoded", "embed", "features_key"]
 
@@ -33,10 +34,12 @@ class Encoded:
     Attributes:
         patches: Patches encoded in this run.
         bad_tiles: Patches of the slide that could not be read.
+        notes: Warnings for the user.
     """
 
     patches: int
     bad_tiles: int
+    notes: tuple[str, ...] = ()
 
 
 def embed(
@@ -56,10 +59,12 @@ def embed(
         StoreMismatchError: features were made with other settings, and `overwrite` is off.
     """
     parent = store.manifest.units[grid_unit(name)].key
+    cfg, notes = _as_decoded(slide, grid, cfg)
     config = {
         "store_dtype": cfg.store_dtype,
         "on_bad_tile": cfg.on_bad_tile,
         "precision_asked": cfg.precision,
+        **_decode_words(cfg),
     }
     there = [_is_there(slide, store, name, encoder, cfg, config, ctx) for encoder in encoders]
     bad_tiles = [n for n in there if n is not None]
@@ -75,7 +80,13 @@ def embed(
         count = sum(stop - start for start, stop in spans)
         if count:
             ctx.on_event(Event("stage", slide=slide.info.id, text="encode", total=count))
-            ctx.profile.slides[store.name] = fill(slide, grid, spans, todo, cfg, ctx)
+            times = fill(slide, grid, spans, todo, cfg, ctx)
+            ctx.profile.slides[store.name] = times
+            if times.host_tiles:
+                notes.append(
+                    f"Decoder '{cfg.decode}' left {times.host_tiles:,} of {times.stored_tiles:,} "
+                    "stored tiles to the CPU."
+                )
         for work in todo:
             ok = work.journal.ok
             if len(grid) and not ok.any():
@@ -92,7 +103,23 @@ def embed(
                 name, grid, work.encoder.spec, work.journal, work.key, parent, config,
                 slide.info.reader,
             )  # fmt: skip
-    return Encoded(count, max(bad_tiles, default=0))
+    return Encoded(count, max(bad_tiles, default=0), tuple(notes))
+
+
+def _as_decoded(
+    slide: Slide, grid: PatchGrid, cfg: EncoderConfig
+) -> tuple[EncoderConfig, list[str]]:
+    """The settings with `decode` as it can be for this slide, and a note where that is not so."""
+    why = None if cfg.decode == "cpu" else why_on_host(slide, grid.plan)
+    if why is None:
+        return cfg, []
+    note = f"Decoded on the CPU, not by '{cfg.decode}': {why}."
+    return cfg.model_copy(update={"decode": "cpu"}), [note]
+
+
+def _decode_words(cfg: EncoderConfig) -> dict[str, str]:
+    """What a key says of the decoder: nothing of the CPU's, so that older keys stay as they are."""
+    return {} if cfg.decode == "cpu" else {"decode": cfg.decode}
 
 
 def _is_there(
@@ -122,8 +149,9 @@ def _is_there(
     reader = slide.info.reader
     if unit.key == features_key(spec, cfg, parent, reader):
         return int(stored["bad_tiles"])
-    had = {k: stored[k] for k in ("parent", "reader")} | stored["encoder"] | stored["config"]
-    asked = {"parent": parent, "reader": reader} | encoder.spec.canonical() | config
+    cpu = {"decode": "cpu"}
+    had = cpu | {k: stored[k] for k in ("parent", "reader")} | stored["encoder"] | stored["config"]
+    asked = cpu | {"parent": parent, "reader": reader} | encoder.spec.canonical() | config
     raise mismatch(slide.info, f"features of '{spec.name}'", had, asked)
 
 
@@ -153,5 +181,6 @@ def features_key(spec: EncoderSpec, cfg: EncoderConfig, grid: str, reader: str) 
             "encoder": facts,
             "store_dtype": cfg.store_dtype,
             "on_bad_tile": cfg.on_bad_tile,
+            **_decode_words(cfg),
         }
     )

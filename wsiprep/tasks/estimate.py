@@ -13,7 +13,7 @@ from wsiprep.core.contracts import Encoder, Slide
 from wsiprep.core.cores import default_workers
 from wsiprep.core.errors import EnvironmentProblem, MissingStageError, WsiprepError
 from wsiprep.core.report import Event, OnEvent
-from wsiprep.core.types import PatchGrid, Point
+from wsiprep.core.types import PatchGrid
 from wsiprep.grid.build import make_grid
 from wsiprep.slide.open import open_slide
 from wsiprep.store.claim import find_store
@@ -21,12 +21,12 @@ from wsiprep.store.read import FeatureStore
 from wsiprep.tasks.config import AnyConfig, stages
 from wsiprep.tasks.inputs import SlideRef, gather
 from wsiprep.tasks.slides import load_encoders, own_mpp, own_settings
-from wsiprep.tiles.patch import read_patch
+from wsiprep.tiles.stream import stream_tiles
 from wsiprep.tissue.detect import detect_tissue
 
 __all__ = ["Estimate", "SlideEstimate", "estimate"]
 
-SAMPLE_TILES = 24
+SAMPLES, SAMPLE_TILES = 3, 32
 """Tiles of a slide that are really read, to know how fast."""
 
 
@@ -141,13 +141,19 @@ def _grid(slide: Slide, ref: SlideRef, cfg: AnyConfig) -> tuple[float, PatchGrid
 
 
 def _sample(slide: Slide, grid: PatchGrid) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], float]:
-    """Evenly spread patches, and seconds to read one."""
-    index = np.linspace(0, len(grid) - 1, min(SAMPLE_TILES, len(grid))).astype(int)
+    """Patches in runs spread over the grid, and seconds that a thread takes for one.
+
+    Runs, because neighbours share stored tiles, and as the work itself reads them.
+    """
+    count = -(-len(grid) // SAMPLE_TILES)
+    chosen = np.unique(np.linspace(0, count - 1, min(SAMPLES, count)).astype(int)) * SAMPLE_TILES
+    spans = [(int(a), min(int(a) + SAMPLE_TILES, len(grid))) for a in chosen]
     started = time.monotonic()
     pixels = [
-        read_patch(slide, Point(int(x), int(y)), grid.plan) for x, y in grid.origin0_px[index]
+        b.pixels for b in stream_tiles(slide.reopen, grid, spans, workers=1, on_bad_tile="mask")
     ]
-    return np.stack(pixels), (time.monotonic() - started) / len(index)
+    seconds = time.monotonic() - started
+    return np.concatenate(pixels), seconds / sum(stop - start for start, stop in spans)
 
 
 def _encode_rate(encoders: Sequence[Encoder], slide: Slide, grid: PatchGrid, batch: int) -> float:

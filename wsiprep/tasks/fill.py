@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiprep.core.contracts import AsyncEncoder, Encoder, Pending, Slide
+from wsiprep.core.contracts import AsyncEncoder, DeviceEncoder, Encoder, Pending, Slide
 from wsiprep.core.errors import EncodingError
 from wsiprep.core.profile import EncodeTimes
 from wsiprep.core.report import Event
@@ -27,10 +27,13 @@ from wsiprep.core.types import PatchGrid, TileBatch
 from wsiprep.encoders.config import EncoderConfig
 from wsiprep.store.journal import Journal
 from wsiprep.tasks.steps import Context
+from wsiprep.tiles.device.stream import DeviceBatch, stream_on_device
 from wsiprep.tiles.stream import stream_tiles
 from wsiprep.tiles.times import ReadTimes
 
 __all__ = ["Work", "fill"]
+
+Batch = TileBatch | DeviceBatch
 
 BEGUN = 2
 """Batches handed to the encoders at a time: one computes while the next one travels."""
@@ -51,7 +54,7 @@ class Work:
 class _Begun:
     """A batch, and what each encoder makes of it."""
 
-    batch: TileBatch
+    batch: Batch
     pending: list[tuple[Work, Pending]]
 
 
@@ -84,12 +87,7 @@ def fill(
         Interrupted: a stop was asked for.
     """
     times, reading, began = EncodeTimes(), ReadTimes(), time.perf_counter()
-    encoders = [work.encoder for work in todo]
-    allocate = next((e.allocate for e in encoders if isinstance(e, AsyncEncoder)), None)
-    tiles = stream_tiles(
-        slide.reopen, grid, spans, workers=ctx.workers, on_bad_tile=cfg.on_bad_tile,
-        allocate=allocate, times=reading,
-    )  # fmt: skip
+    tiles = _batches(slide, grid, spans, todo, cfg, ctx, reading)
     begun: deque[_Begun] = deque()
     try:
         with _Writer(slide.info.id) as writer:
@@ -110,21 +108,52 @@ def fill(
     times.seconds = time.perf_counter() - began
     times.read_s, times.decode_s, times.cut_s = reading.read_s, reading.decode_s, reading.cut_s
     times.wait_s, times.stored_tiles, times.bytes = reading.wait_s, reading.tiles, reading.bytes
+    times.host_tiles = reading.host_tiles
     return times
 
 
-def _begin(batch: TileBatch, todo: Sequence[Work]) -> _Begun:
+def _batches(
+    slide: Slide,
+    grid: PatchGrid,
+    spans: Sequence[tuple[int, int]],
+    todo: Sequence[Work],
+    cfg: EncoderConfig,
+    ctx: Context,
+    times: ReadTimes,
+) -> Generator[TileBatch] | Generator[DeviceBatch]:
+    """Pixels where they are to be decoded: in memory that the encoders like, or on their device."""
+    if cfg.decode != "cpu":
+        return stream_on_device(
+            slide.reopen, grid, spans, ctx.decoders[cfg.decode], workers=ctx.workers,
+            on_bad_tile=cfg.on_bad_tile, times=times,
+        )  # fmt: skip
+    encoders = [work.encoder for work in todo]
+    allocate = next((e.allocate for e in encoders if isinstance(e, AsyncEncoder)), None)
+    return stream_tiles(
+        slide.reopen, grid, spans, workers=ctx.workers, on_bad_tile=cfg.on_bad_tile,
+        allocate=allocate, times=times,
+    )  # fmt: skip
+
+
+def _begin(batch: Batch, todo: Sequence[Work]) -> _Begun:
     start, stop = int(batch.index[0]), int(batch.index[-1]) + 1
     pending: list[tuple[Work, Pending]] = []
     for work in todo:
         if work.journal.done[start:stop].all():
             continue
         encoder = work.encoder
-        if isinstance(encoder, AsyncEncoder):
+        if isinstance(batch, DeviceBatch):
+            pending.append((work, _on_device(encoder).begin(batch.pixels)))
+        elif isinstance(encoder, AsyncEncoder):
             pending.append((work, encoder.begin(batch.pixels)))
         else:
             pending.append((work, _Done(encoder(batch.pixels))))
     return _Begun(batch, pending)
+
+
+def _on_device(encoder: Encoder) -> DeviceEncoder:
+    assert isinstance(encoder, DeviceEncoder)  # noqa: S101 - `load_decoders` has looked
+    return encoder
 
 
 def _finish(begun: _Begun, writer: _Writer, times: EncodeTimes, slide: Slide, ctx: Context) -> None:
@@ -148,7 +177,7 @@ class _Writer:
     def __init__(self, slide: str) -> None:
         self.busy_s = 0.0
         self._slide = slide
-        self._queue: queue.Queue[tuple[Work, TileBatch, NDArray[np.float32]] | None] = queue.Queue(
+        self._queue: queue.Queue[tuple[Work, Batch, NDArray[np.float32]] | None] = queue.Queue(
             UNWRITTEN
         )
         self._error: BaseException | None = None
@@ -158,7 +187,7 @@ class _Writer:
         self._thread.start()
         return self
 
-    def put(self, work: Work, batch: TileBatch, vectors: NDArray[np.float32]) -> None:
+    def put(self, work: Work, batch: Batch, vectors: NDArray[np.float32]) -> None:
         """Hand over the vectors of a batch; waits while the queue is full."""
         if self._error is not None:
             raise self._error
@@ -189,7 +218,7 @@ class _Writer:
 def _stored(
     encoder: Encoder,
     vectors: NDArray[np.float32],
-    batch: TileBatch,
+    batch: Batch,
     dtype: np.dtype[Any],
     slide: str,
 ) -> NDArray[np.floating[Any]]:

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from wsiprep.core.contracts import Slide, TiledSlide
 from wsiprep.core.errors import ResolutionError
-from wsiprep.core.types import SlideInfo
 from wsiprep.grid.config import GridConfig
 from wsiprep.grid.plan import make_plan
 from wsiprep.slide.config import SlideConfig
@@ -35,7 +35,7 @@ def inspect_slide(path: Path, cfg: SlideConfig, grid: GridConfig) -> dict[str, A
         slide = open_slide(path, cfg.model_copy(update={"slide_mpp": 1.0}))
     with slide:
         if problem:
-            return {**_facts(slide.info), "mpp": None, "mpp_source": None, "problem": problem}
+            return {**_facts(slide), "mpp": None, "mpp_source": None, "problem": problem}
         info = slide.info
         plan: dict[str, Any]
         try:
@@ -50,10 +50,18 @@ def inspect_slide(path: Path, cfg: SlideConfig, grid: GridConfig) -> dict[str, A
         except ResolutionError as err:
             plan = {"text": str(err)}
         side_mm = [round(n * info.mpp / 1000, 3) for n in (info.size0.width, info.size0.height)]
-        return {**_facts(info), "size_mm": side_mm, "plan": plan, "notes": list(info.notes)}
+        return {**_facts(slide), "size_mm": side_mm, "plan": plan, "notes": list(info.notes)}
 
 
-def _facts(info: SlideInfo) -> dict[str, Any]:
+def _facts(slide: Slide) -> dict[str, Any]:
+    info = slide.info
+
+    def tile(level: int) -> list[int] | None:
+        if not isinstance(slide, TiledSlide):
+            return None
+        side = slide.tiling(level).tile
+        return [side.width, side.height]
+
     return {
         "kind": "slide",
         "id": info.id,
@@ -66,7 +74,12 @@ def _facts(info: SlideInfo) -> dict[str, Any]:
         "mpp_source": info.mpp_source,
         "objective": info.objective,
         "levels": [
-            {"level": i, "size": [size.width, size.height], "downsample": downsample}
+            {
+                "level": i,
+                "size": [size.width, size.height],
+                "downsample": downsample,
+                "tile": tile(i),
+            }
             for i, (size, downsample) in enumerate(
                 zip(info.level_sizes, info.downsamples, strict=True)
             )

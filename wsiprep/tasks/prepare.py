@@ -26,7 +26,7 @@ from wsiprep.core.profile import Profile
 from wsiprep.core.report import Event, OnEvent, RunReport, SlideOutcome
 from wsiprep.core.types import PatchGrid, TissueMask
 from wsiprep.encoders.load import resolve_device
-from wsiprep.slide.open import open_slide
+from wsiprep.slide.open import open_slide, why_not_tiled
 from wsiprep.store.claim import claim_store
 from wsiprep.store.disk import check_writable, output_errors
 from wsiprep.store.read import FeatureStore
@@ -39,7 +39,13 @@ from wsiprep.tasks.inputs import SlideRef, gather
 from wsiprep.tasks.interrupt import stop_requests
 from wsiprep.tasks.record import Record
 from wsiprep.tasks.redo import RedoLog
-from wsiprep.tasks.slides import load_encoders, own_mpp, own_settings, random_weights
+from wsiprep.tasks.slides import (
+    load_decoders,
+    load_encoders,
+    own_mpp,
+    own_settings,
+    random_weights,
+)
 from wsiprep.tasks.steps import Context, place, segment
 
 __all__ = ["prepare", "prepare_slide"]
@@ -63,10 +69,12 @@ def prepare_slide(
         open_slide(ref.path, own_mpp(out, ref, cfg), slide_id=ref.id) as slide,
         claim_store(out, slide.info, fixed_id=ref.fixed_id, overwrite=anew) as store,
     ):
+        _say_once(why_not_tiled(slide), ctx)
         row = SlideOutcome(store.name, str(ref.path), "ok", store=str(store.path))
         before = dict(store.manifest.units)
 
         thumbnail = name = grid = None
+        notes: tuple[str, ...] = ()
         if stage.tissue is not None:
             tissue, thumbnail = segment(slide, store, stage.tissue, ctx)
         else:
@@ -91,11 +99,12 @@ def prepare_slide(
         if grid is not None and name is not None and stage.encoding is not None:
             done = embed(slide, store, name, grid, encoders, stage.encoding, ctx)
             row = replace(row, encoded=done.patches, bad_tiles=done.bad_tiles)
+            notes = done.notes
 
         row = replace(
             row,
             tissue_mm2=round(tissue.area_mm2(slide.info.mpp), 4),
-            notes=(*slide.info.notes, *tissue.notes),
+            notes=(*slide.info.notes, *tissue.notes, *notes),
             stage="encode" if stage.encoding else ("patches" if stage.patches else "tissue"),
         )
         new = thumbnail is not None or row.encoded > 0 or before != store.manifest.units
@@ -121,6 +130,8 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
     out = cfg.run.output
     check_writable(out)
     encoders = load_encoders(stages(cfg).encoding, cfg.run.device)
+    workers = cfg.run.workers or default_workers()
+    decoders = load_decoders(configs, encoders, workers)
     for note in (*inputs.notes, *random_weights(encoders)):
         on_event(Event("note", text=note))
     with output_errors(out):
@@ -129,8 +140,9 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
     record.begin(cfg, inputs)
     redo = RedoLog(cfg)
     device = resolve_device(cfg.run.device).type if encoders else ""
-    profile = Profile(cfg.run.workers or default_workers(), available_cores(), device)
+    profile = Profile(workers, available_cores(), device, gpu_decode=bool(decoders))
     report = RunReport(profile=profile if encoders else None)
+    said: set[str] = set()
     on_event(Event("run", total=len(inputs.slides)))
     with stop_requests() as stop:
         try:
@@ -141,7 +153,7 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
                 redone = redo.of(ref, own)
                 again = own.run.overwrite and not redone.has()
                 run = own.run.model_copy(update={"overwrite": again})
-                ctx = Context(run, on_event, stop, redone, profile)
+                ctx = Context(run, on_event, stop, redone, profile, said, decoders)
                 outcome = _attempt(ref, own, encoders, ctx, record, deferred)
                 if outcome is None:  # another process has it; look again after the others
                     waiting.append((ref, own, True))
@@ -208,6 +220,13 @@ def _attempt(
             remedy="This is a bug in wsiprep; please report it with the traceback in run.jsonl.",
         )
     return record.slide(row, began, trace), problem
+
+
+def _say_once(note: str | None, ctx: Context) -> None:
+    """A note on many slides: why the faster readers do not read them."""
+    if note is not None and note not in ctx.said:
+        ctx.said.add(note)
+        ctx.on_event(Event("note", text=note))
 
 
 def _failure(ref: SlideRef, err: WsiprepError) -> SlideOutcome:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wsiprep.core.config import leaves, override
-from wsiprep.core.contracts import Encoder
+from wsiprep.core.contracts import DeviceEncoder, Encoder
 from wsiprep.core.errors import ConfigError, UsageError
 from wsiprep.encoders.config import EncoderConfig
 from wsiprep.encoders.load import families, load_encoder, parse_name
@@ -18,9 +18,10 @@ from wsiprep.store.claim import find_store
 from wsiprep.store.schema import safe_name
 from wsiprep.tasks.config import AnyConfig, stages
 from wsiprep.tasks.inputs import Inputs, SlideRef
+from wsiprep.tiles.device.decode import JpegDecoder, load_decoder
 from wsiprep.tissue.detect import check_segmenter
 
-__all__ = ["load_encoders", "own_mpp", "own_settings", "random_weights"]
+__all__ = ["load_decoders", "load_encoders", "own_mpp", "own_settings", "random_weights"]
 
 
 def own_settings(cfg: AnyConfig, inputs: Inputs) -> list[AnyConfig]:
@@ -84,6 +85,31 @@ def load_encoders(cfg: EncoderConfig | None, device: str) -> list[Encoder]:
             hint="Name one of them, and run once for each.",
         )
     return encoders
+
+
+def load_decoders(
+    configs: Sequence[AnyConfig], encoders: Sequence[Encoder], threads: int
+) -> dict[str, JpegDecoder]:
+    """The decoders on the encoders' device that the settings of the slides name.
+
+    Raises:
+        ConfigError: an encoder takes no pixels from a device.
+        DeviceError, PluginUnavailableError: as `load_decoder`.
+    """
+    encodings = [stages(cfg).encoding for cfg in configs]
+    names = {encoding.decode for encoding in encodings if encoding is not None} - {"cpu"}
+    if not names:
+        return {}
+    devices = [e.device for e in encoders if isinstance(e, DeviceEncoder)]
+    if len(devices) < len(encoders):
+        refused = next(e.spec.name for e in encoders if not isinstance(e, DeviceEncoder))
+        raise ConfigError(
+            f"encoder '{refused}' takes no pixels from a GPU, as --decode "
+            f"{sorted(names)[0]} needs.",
+            stage="encoder",
+            hint="Pass --decode cpu.",
+        )
+    return {name: load_decoder(name, devices[0], threads) for name in sorted(names)}
 
 
 def random_weights(encoders: Sequence[Encoder]) -> list[str]:

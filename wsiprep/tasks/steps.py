@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from wsiprep.tasks import outputs
 from wsiprep.tasks.config import RunConfig
 from wsiprep.tasks.interrupt import StopRequests
 from wsiprep.tasks.redo import Redone
+from wsiprep.tiles.device.decode import JpegDecoder
 from wsiprep.tissue.config import TissueConfig
 from wsiprep.tissue.detect import detect_tissue, tissue_key
 
@@ -39,6 +40,8 @@ class Context:
         stop: Whether a stop was asked for.
         redone: What an `--overwrite` run that was stopped has done again of this slide.
         profile: Where the time of encoding goes.
+        said: Notes that concern many slides and were told already.
+        decoders: Decoders of JPEG tiles on the encoders' device, by `EncoderConfig.decode`.
     """
 
     run: RunConfig
@@ -46,6 +49,8 @@ class Context:
     stop: StopRequests
     redone: Redone
     profile: Profile
+    said: set[str]
+    decoders: Mapping[str, JpegDecoder] = field(default_factory=dict)
 
     @property
     def workers(self) -> int:

@@ -24,22 +24,22 @@ from wsiprep.core.cores import default_workers
 from wsiprep.core.types import PatchGrid, TileBatch
 from wsiprep.tiles.make import Job, Maker, OnBadTile, maker_of
 from wsiprep.tiles.times import ReadTimes
+from wsiprep.tiles.units import (
+    TILE_BYTES,
+    UNIT_PATCHES,
+    Handles,
+    Span,
+    batches_ahead,
+    stretches_of,
+    units_of,
+)
 
 __all__ = ["stream_tiles"]
 
 Allocate = Callable[[tuple[int, int, int, int]], NDArray[np.uint8]]
-Span = tuple[int, int]
 
-UNIT_PATCHES = 16
-"""Patches a thread makes at a go, a row of a chunk: enough to hide the hand-over."""
 UNIT_BYTES = 8 << 20
 """Fewer patches make a unit where more than this would be read for it."""
-TILE_BYTES = 256 << 20
-"""Decoded tiles kept for later patches; more only where those under way need more."""
-AHEAD_BYTES = 256 << 20
-"""Batches made in advance; more only where a single batch is larger."""
-STRETCH_PATCHES = 1 << 16
-"""Patches scheduled at a time, so that schedules stay small. Tiles are not kept beyond."""
 
 
 def stream_tiles(
@@ -80,7 +80,7 @@ def stream_tiles(
     largest = max((stop - start for start, stop in spans), default=1)
     unit = max(1, min(UNIT_PATCHES, UNIT_BYTES // (plan.read_px**2 * 3)))
     if ahead is None:
-        ahead = _ahead(workers, largest, unit, plan.patch_px)
+        ahead = batches_ahead(workers, largest, unit, plan.patch_px)
     stopped = threading.Event()
     job = Job(
         grid,
@@ -90,13 +90,13 @@ def stream_tiles(
         at_once=(ahead + 1) * -(-largest // unit),
         tile_bytes=TILE_BYTES // 2,  # a stretch may begin while the last units of another end
     )
-    handles = _Handles(open_slide)
+    handles = Handles(open_slide)
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="wsiprep-read")
     waiting: deque[tuple[TileBatch, list[Future[None]]]] = deque()
     try:
         with _resizing_on_one_core():
-            for stretch in _stretches(spans):
-                rows, bounds = _units(stretch, unit)
+            for stretch in stretches_of(spans):
+                rows, bounds = units_of(stretch, unit)
                 maker, number = maker_of(handles.get(), job, rows, bounds), 0
                 for start, stop in stretch:
                     batch = _empty(start, stop, plan.patch_px, allocate)
@@ -117,61 +117,6 @@ def stream_tiles(
         handles.close()
 
 
-class _Handles:
-    """A handle for each thread that asks."""
-
-    def __init__(self, open_slide: Callable[[], Slide]) -> None:
-        self._open, self._local, self._lock = open_slide, threading.local(), threading.Lock()
-        self._opened: list[Slide] = []
-
-    def get(self) -> Slide:
-        """The calling thread's own."""
-        if not hasattr(self._local, "slide"):
-            slide = self._open()
-            with self._lock:
-                self._opened.append(slide)
-            self._local.slide = slide
-        own: Slide = self._local.slide
-        return own
-
-    def close(self) -> None:
-        """Close all of them."""
-        for slide in self._opened:
-            slide.close()
-
-
-def _ahead(workers: int, batch: int, unit: int, patch_px: int) -> int:
-    """Batches ahead that give every thread a unit in hand and one to follow, within bounds."""
-    wanted = -(-2 * workers * unit // batch) + 1
-    affordable = AHEAD_BYTES // (batch * patch_px**2 * 3) - 1
-    return max(1, min(wanted, affordable))
-
-
-def _stretches(spans: Sequence[Span]) -> Iterator[list[Span]]:
-    """Spans in runs of at least `STRETCH_PATCHES` patches, but for the last."""
-    stretch: list[Span] = []
-    patches = 0
-    for start, stop in spans:
-        stretch.append((start, stop))
-        patches += stop - start
-        if patches >= STRETCH_PATCHES:
-            yield stretch
-            stretch, patches = [], 0
-    if stretch:
-        yield stretch
-
-
-def _units(stretch: Sequence[Span], unit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of the grid in a stretch, and where each unit begins; no unit spans two batches."""
-    rows = np.concatenate([np.arange(start, stop) for start, stop in stretch])
-    bounds: list[int] = []
-    first = 0
-    for start, stop in stretch:
-        bounds += [first + k for k in range(0, stop - start, unit)]
-        first += stop - start
-    return rows, np.array([*bounds, first], np.int64)
-
-
 def _empty(start: int, stop: int, patch_px: int, allocate: Allocate | None) -> TileBatch:
     shape = (stop - start, patch_px, patch_px, 3)
     return TileBatch(
@@ -182,7 +127,7 @@ def _empty(start: int, stop: int, patch_px: int, allocate: Allocate | None) -> T
 
 
 def _make(
-    maker: Maker, handles: _Handles, number: int, batch: TileBatch, first: int, unit: int
+    maker: Maker, handles: Handles, number: int, batch: TileBatch, first: int, unit: int
 ) -> None:
     part = slice(first, first + unit)
     maker.make(handles.get, number, batch.pixels[part], batch.ok[part])

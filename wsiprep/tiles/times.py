@@ -20,6 +20,7 @@ class ReadTimes:
         wait_s: The consumer's, waiting for a batch.
         tiles: Tiles decoded; patches where a slide gives no tiles.
         bytes: Compressed bytes; 0 where a slide gives no tiles.
+        host_tiles: Tiles left to the host by a decoder on a device.
     """
 
     threads: int = 0
@@ -29,6 +30,7 @@ class ReadTimes:
     wait_s: float = 0.0
     tiles: int = 0
     bytes: int = 0
+    host_tiles: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, **spent: float) -> None:

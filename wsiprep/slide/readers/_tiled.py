@@ -22,6 +22,8 @@ from wsiprep.core.cores import available_cores
 from wsiprep.core.errors import SlideReadError, WsiprepError
 from wsiprep.core.types import Box, Size, SlideInfo, Tiling
 from wsiprep.slide.readers._base import WHITE, BaseSlide, one_line
+from wsiprep.slide.readers._jpeg import JpegCodec
+from wsiprep.slide.readers._jpeg_intervals import IntervalCodec
 from wsiprep.slide.readers._thumbnail import area_average
 
 __all__ = ["TileCodec", "TileTable", "TiledBase", "tiling_of"]
@@ -166,6 +168,23 @@ class TiledBase(BaseSlide):
         try:
             codec.decode_shrunk(data, out)
         except Exception as err:  # decoders raise whatever they like
+            raise self._tile_error(level, tile, f"cannot be decoded ({one_line(err)})") from err
+
+    def stores_jpeg(self, level: int) -> bool:
+        """Whether tiles are JPEGs by themselves; see `core.contracts.JpegSlide.stores_jpeg`."""
+        codec = self._table(level).codec
+        return isinstance(codec, JpegCodec) or (
+            isinstance(codec, IntervalCodec) and codec.frame.stacks
+        )
+
+    def jpeg_tile(self, level: int, tile: int, data: bytes) -> bytes:
+        """A tile as a JPEG file; see `core.contracts.JpegSlide.jpeg_tile`."""
+        codec = self._table(level).codec
+        if not isinstance(codec, JpegCodec):
+            return data  # put together from intervals, with a header of its own
+        try:
+            return codec.whole(data)
+        except ValueError as err:
             raise self._tile_error(level, tile, f"cannot be decoded ({one_line(err)})") from err
 
     def _read_box(self, handle: Any, level: int, box: Box) -> NDArray[np.uint8]:

@@ -1,0 +1,1 @@
+"""Patches made on the device that encodes them; `stream.py` is the door. torch is imported late."""

@@ -1,0 +1,88 @@
+"""How the work of a stream is cut up: stretches that are scheduled, units that a thread makes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiprep.core.contracts import Slide
+
+__all__ = [
+    "TILE_BYTES",
+    "UNIT_PATCHES",
+    "Handles",
+    "Span",
+    "batches_ahead",
+    "stretches_of",
+    "units_of",
+]
+
+Span = tuple[int, int]
+"""First row of a grid, and the one after the last."""
+
+UNIT_PATCHES = 16
+"""Patches a thread makes at a go, a row of a chunk: enough to hide the hand-over."""
+TILE_BYTES = 256 << 20
+"""Decoded tiles kept for later patches; more only where those under way need more."""
+AHEAD_BYTES = 256 << 20
+"""Batches made in advance; more only where a single batch is larger."""
+STRETCH_PATCHES = 1 << 16
+"""Patches scheduled at a time, so that schedules stay small. Tiles are not kept beyond."""
+
+
+class Handles:
+    """A handle for each thread that asks."""
+
+    def __init__(self, open_slide: Callable[[], Slide]) -> None:
+        self._open, self._local, self._lock = open_slide, threading.local(), threading.Lock()
+        self._opened: list[Slide] = []
+
+    def get(self) -> Slide:
+        """The calling thread's own."""
+        if not hasattr(self._local, "slide"):
+            slide = self._open()
+            with self._lock:
+                self._opened.append(slide)
+            self._local.slide = slide
+        own: Slide = self._local.slide
+        return own
+
+    def close(self) -> None:
+        """Close all of them."""
+        for slide in self._opened:
+            slide.close()
+
+
+def batches_ahead(workers: int, batch: int, unit: int, patch_px: int) -> int:
+    """Batches ahead that give every thread a unit in hand and one to follow, within bounds."""
+    wanted = -(-2 * workers * unit // batch) + 1
+    affordable = AHEAD_BYTES // (batch * patch_px**2 * 3) - 1
+    return max(1, min(wanted, affordable))
+
+
+def stretches_of(spans: Sequence[Span]) -> Iterator[list[Span]]:
+    """Spans in runs of at least `STRETCH_PATCHES` patches, but for the last."""
+    stretch: list[Span] = []
+    patches = 0
+    for start, stop in spans:
+        stretch.append((start, stop))
+        patches += stop - start
+        if patches >= STRETCH_PATCHES:
+            yield stretch
+            stretch, patches = [], 0
+    if stretch:
+        yield stretch
+
+
+def units_of(stretch: Sequence[Span], unit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the grid in a stretch, and where each unit begins; no unit spans two batches."""
+    rows = np.concatenate([np.arange(start, stop) for start, stop in stretch])
+    bounds: list[int] = []
+    first = 0
+    for start, stop in stretch:
+        bounds += [first + k for k in range(0, stop - start, unit)]
+        first += stop - start
+    return rows, np.array([*bounds, first], np.int64)
