@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.slide.made import aperio, exact_average, overwrite, smooth, tile_place, write_tiff
-from wsiprep.core.contracts import Slide, TiledSlide
+from wsiprep.core.contracts import ShrinkingSlide, Slide, TiledSlide
 from wsiprep.core.errors import SlideOpenError, SlideReadError
 from wsiprep.core.types import Point, Size
 from wsiprep.slide import SlideConfig, open_slide
@@ -478,3 +478,30 @@ class TestThumbnail:
                 page.tags[name].overwrite(values)
         with opened(jpeg) as slide:
             assert (slide.thumbnail(MPP * 16)[4:8, 4:8] == 255).all()
+
+
+class TestShrunk:
+    def test_tiles_decoded_smaller_are_near_the_mean(self, tmp_path: Path) -> None:
+        path = write_tiff(tmp_path / "a.tif", smooth(512, 512), compression="jpeg", tile=128)
+        with opened(path) as slide:
+            assert isinstance(slide, ShrinkingSlide)
+            assert slide.shrinks(0)
+            data, whole = slide.fetch_tile(0, 5), slide.read(Point(128, 128), 0, Size(128, 128))
+            for factor in (2, 4, 8):
+                side = 128 // factor
+                out = np.empty((side, side, 3), np.uint8)
+                slide.decode_shrunk(0, 5, data, out)
+                mean = whole.reshape(side, factor, side, factor, 3).mean(axis=(1, 3))
+                assert np.abs(out - mean).max() < 4
+            with pytest.raises(SlideReadError, match="tile 5 of level 0"):
+                slide.decode_shrunk(0, 5, data[:100], out)
+            slide.decode_shrunk(0, 5, b"", out)
+            assert (out == 255).all()
+
+    def test_other_codecs_do_not_shrink(self, tmp_path: Path) -> None:
+        path = write_tiff(tmp_path / "a.tif", smooth(), compression="deflate")
+        with opened(path) as slide:
+            assert isinstance(slide, ShrinkingSlide)
+            assert not slide.shrinks(0)
+            with pytest.raises(SlideReadError, match="not decoded smaller"):
+                slide.decode_shrunk(0, 0, b"x", np.empty((16, 16, 3), np.uint8))

@@ -128,7 +128,7 @@ def test_a_slide_that_is_not_jpeg_is_decoded_on_the_cpu_and_says_so(small_slide,
         resolution=(20000, 20000), resolutionunit="CENTIMETER",
     )  # fmt: skip
     got, row = rows(run(PrepareConfig, path, tmp_path / "a", **GPU))
-    note = "Decoded on the CPU, not by 'nvimgcodec': level 0 is not stored as JPEG tiles."
+    note = "Decoded as by --decode cpu, not nvimgcodec: level 0 is not stored as JPEG tiles."
     assert note in row.notes
     assert note in log(tmp_path / "a")[1]["notes"]
     assert decoder[0].batches == []
@@ -170,3 +170,26 @@ def test_an_encoder_that_takes_no_tensors_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="encoder 'mean' takes no pixels from a GPU"):
         module.load_decoders([cfg], [SimpleNamespace(spec=SPEC)], 2)
     assert module.load_decoders([], [], 2) == {}
+
+
+def test_scaled_tiles_are_asked_for_by_name_and_have_a_key_of_their_own(small_slide, tmp_path):
+    asked = {"store_dtype": "float32", "device": "cpu", "mpp": 1.0, "encoder": ("test",)}
+    exact, row = rows(run(PrepareConfig, small_slide, tmp_path / "cpu", **asked))
+    assert row.notes == ()
+    scaled, row = rows(run(PrepareConfig, small_slide, tmp_path / "o", **asked, decode="scaled"))
+    assert row.notes == ()
+    assert 0 < np.abs(scaled - exact).max() < 0.02
+    again = run(PrepareConfig, small_slide, tmp_path / "o", **asked)
+    assert again.rows[0].error == "StoreMismatchError"
+    assert "decode 'scaled' -> 'cpu'" in again.rows[0].reason
+
+
+def test_scaled_where_it_cannot_be_is_exact_and_says_so(small_slide, tmp_path):
+    asked = {"store_dtype": "float32", "device": "cpu", "mpp": 0.5, "encoder": ("test",)}
+    exact, _ = rows(run(PrepareConfig, small_slide, tmp_path / "cpu", **asked))
+    scaled, row = rows(run(PrepareConfig, small_slide, tmp_path / "o", **asked, decode="scaled"))
+    np.testing.assert_array_equal(scaled, exact)
+    note = "Decoded as by --decode cpu, not scaled: its patches are not shrunk by 2, 4 or 8."
+    assert row.notes == (note,)
+    again = run(PrepareConfig, small_slide, tmp_path / "o", **asked)  # the same features
+    assert again.rows[0].status == "skipped"

@@ -16,6 +16,7 @@ __all__ = [
     "JpegSlide",
     "Pending",
     "Segmenter",
+    "ShrinkingSlide",
     "Slide",
     "TiledSlide",
 ]
@@ -101,6 +102,29 @@ class TiledSlide(Slide, Protocol):
             tile: Number of the tile, for messages.
             data: Its compressed bytes.
             out: uint8 (tile height, tile width, 3), contiguous; filled with RGB.
+
+        Raises:
+            SlideReadError: the bytes are damaged.
+        """
+        ...
+
+
+@runtime_checkable
+class ShrinkingSlide(TiledSlide, Protocol):
+    """A tiled slide whose decoder can shrink tiles, with less work and other pixels."""
+
+    def shrinks(self, level: int) -> bool:
+        """Whether tiles of a level can be decoded at 1/2, 1/4 and 1/8 of their side."""
+        ...
+
+    def decode_shrunk(self, level: int, tile: int, data: bytes, out: NDArray[np.uint8]) -> None:
+        """Decode what `fetch_tile` gave, at the scale of `out`.
+
+        Args:
+            level: Pyramid level.
+            tile: Number of the tile, for messages.
+            data: Its compressed bytes.
+            out: uint8 (tile height // k, tile width // k, 3), k = 2, 4 or 8; contiguous.
 
         Raises:
             SlideReadError: the bytes are damaged.

@@ -20,6 +20,7 @@ from wsiprep.store.write import SlideStore
 from wsiprep.tasks.fill import Work, fill
 from wsiprep.tasks.steps import Context, mismatch
 from wsiprep.tiles.device.stream import why_on_host
+from wsiprep.tiles.scaled import why_not_scaled
 
 __all__ = ["Encoded", "embed", "features_key"]
 
@@ -110,10 +111,14 @@ def _as_decoded(
     slide: Slide, grid: PatchGrid, cfg: EncoderConfig
 ) -> tuple[EncoderConfig, list[str]]:
     """The settings with `decode` as it can be for this slide, and a note where that is not so."""
-    why = None if cfg.decode == "cpu" else why_on_host(slide, grid.plan)
+    why = None
+    if cfg.decode == "scaled":
+        why = why_not_scaled(slide, grid)
+    elif cfg.decode != "cpu":
+        why = why_on_host(slide, grid.plan)
     if why is None:
         return cfg, []
-    note = f"Decoded on the CPU, not by '{cfg.decode}': {why}."
+    note = f"Decoded as by --decode cpu, not {cfg.decode}: {why}."
     return cfg.model_copy(update={"decode": "cpu"}), [note]
 
 

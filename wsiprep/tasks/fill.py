@@ -96,11 +96,13 @@ def fill(
                 begun.append(_begin(batch, todo))
                 times.encode_s += time.perf_counter() - started
                 if len(begun) >= BEGUN:
-                    _finish(begun.popleft(), writer, times, slide, ctx)
+                    _finish(begun.popleft(), writer, times)
+                _tell(writer, times, slide, ctx)
                 if ctx.stop.asked:
                     break
             while begun:
-                _finish(begun.popleft(), writer, times, slide, ctx)
+                _finish(begun.popleft(), writer, times)
+        _tell(writer, times, slide, ctx)
         times.write_s = writer.busy_s
     finally:
         tiles.close()
@@ -122,7 +124,7 @@ def _batches(
     times: ReadTimes,
 ) -> Generator[TileBatch] | Generator[DeviceBatch]:
     """Pixels where they are to be decoded: in memory that the encoders like, or on their device."""
-    if cfg.decode != "cpu":
+    if cfg.decode in ctx.decoders:
         return stream_on_device(
             slide.reopen, grid, spans, ctx.decoders[cfg.decode], workers=ctx.workers,
             on_bad_tile=cfg.on_bad_tile, times=times,
@@ -131,7 +133,7 @@ def _batches(
     allocate = next((e.allocate for e in encoders if isinstance(e, AsyncEncoder)), None)
     return stream_tiles(
         slide.reopen, grid, spans, workers=ctx.workers, on_bad_tile=cfg.on_bad_tile,
-        allocate=allocate, times=times,
+        allocate=allocate, times=times, scaled=cfg.decode == "scaled",
     )  # fmt: skip
 
 
@@ -156,30 +158,42 @@ def _on_device(encoder: Encoder) -> DeviceEncoder:
     return encoder
 
 
-def _finish(begun: _Begun, writer: _Writer, times: EncodeTimes, slide: Slide, ctx: Context) -> None:
-    for work, pending in begun.pending:
+def _tell(writer: _Writer, times: EncodeTimes, slide: Slide, ctx: Context) -> None:
+    """Progress is what is written: a kill costs none of it."""
+    new = writer.written - times.tiles
+    times.tiles += new
+    if new:
+        ctx.on_event(Event("tiles", slide=slide.info.id, done=new))
+
+
+def _finish(begun: _Begun, writer: _Writer, times: EncodeTimes) -> None:
+    for number, (work, pending) in enumerate(begun.pending, start=1):
         started = time.perf_counter()
         vectors = pending.result()
         computed = time.perf_counter()
-        writer.put(work, begun.batch, vectors)
+        writer.put(work, begun.batch, vectors, last=number == len(begun.pending))
         times.encode_s += computed - started
         times.blocked_s += time.perf_counter() - computed
-    times.tiles += len(begun.batch.index)
-    ctx.on_event(Event("tiles", slide=slide.info.id, done=len(begun.batch.index)))
+
+
+_Item = tuple[Work, Batch, NDArray[np.float32], bool]
 
 
 class _Writer:
     """A thread that checks vectors and appends them to journals.
 
     What went wrong in it is raised by the next `put`, or when it is left.
+
+    Attributes:
+        busy_s: Seconds it was at work.
+        written: Patches of which all vectors are written.
     """
 
     def __init__(self, slide: str) -> None:
         self.busy_s = 0.0
+        self.written = 0
         self._slide = slide
-        self._queue: queue.Queue[tuple[Work, Batch, NDArray[np.float32]] | None] = queue.Queue(
-            UNWRITTEN
-        )
+        self._queue: queue.Queue[_Item | None] = queue.Queue(UNWRITTEN)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="wsiprep-write", daemon=True)
 
@@ -187,11 +201,11 @@ class _Writer:
         self._thread.start()
         return self
 
-    def put(self, work: Work, batch: Batch, vectors: NDArray[np.float32]) -> None:
-        """Hand over the vectors of a batch; waits while the queue is full."""
+    def put(self, work: Work, batch: Batch, vectors: NDArray[np.float32], *, last: bool) -> None:
+        """Hand over vectors of a batch, the `last` ones or not; waits while the queue is full."""
         if self._error is not None:
             raise self._error
-        self._queue.put((work, batch, vectors))
+        self._queue.put((work, batch, vectors, last))
 
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, _: TracebackType | None
@@ -206,10 +220,11 @@ class _Writer:
             if self._error is not None:  # take the rest, so that nobody waits for room
                 continue
             began = time.perf_counter()
-            work, batch, vectors = item
+            work, batch, vectors, last = item
             try:
                 stored = _stored(work.encoder, vectors, batch, work.journal.dtype, self._slide)
                 work.journal.append(int(batch.index[0]), stored, batch.ok)
+                self.written += len(batch.index) if last else 0
             except BaseException as err:  # noqa: BLE001 - raised again in the caller's thread
                 self._error = err
             self.busy_s += time.perf_counter() - began

@@ -97,7 +97,7 @@ def load_decoders(
         DeviceError, PluginUnavailableError: as `load_decoder`.
     """
     encodings = [stages(cfg).encoding for cfg in configs]
-    names = {encoding.decode for encoding in encodings if encoding is not None} - {"cpu"}
+    names = {encoding.decode for encoding in encodings if encoding is not None} - {"cpu", "scaled"}
     if not names:
         return {}
     devices = [e.device for e in encoders if isinstance(e, DeviceEncoder)]

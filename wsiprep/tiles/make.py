@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 
 from wsiprep.core.contracts import Slide, TiledSlide
 from wsiprep.core.errors import SlideReadError
-from wsiprep.core.types import PatchGrid, Point
+from wsiprep.core.types import PatchGrid, Point, Tiling
 from wsiprep.tiles.blocks import Blocks
 from wsiprep.tiles.patch import read_patch, resample
+from wsiprep.tiles.scaled import Scaled, level_corners
 from wsiprep.tiles.schedule import Piece, Schedule, Unit, schedule
 from wsiprep.tiles.times import ReadTimes
 
@@ -37,6 +39,7 @@ class Job:
         on_bad_tile: Raise where a patch cannot be read, or make it white and not ok.
         stopped: Set when nobody waits for the patches any more.
         times: Where time spent is added.
+        scaled: Cut patches from tiles shrunk by the decoder; `why_not_scaled` was asked.
         at_once: Units that may be under way at a time.
         tile_bytes: Decoded tiles that may be held at a time.
     """
@@ -45,6 +48,7 @@ class Job:
     on_bad_tile: OnBadTile
     stopped: threading.Event
     times: ReadTimes
+    scaled: bool
     at_once: int
     tile_bytes: int
 
@@ -79,24 +83,25 @@ def maker_of(slide: Slide, job: Job, rows: NDArray[np.int64], bounds: NDArray[np
         bounds: int64 (units + 1,), first patch of each unit.
     """
     plan, info = job.grid.plan, slide.info
-    if isinstance(slide, TiledSlide):
-        tiling, blocks = slide.tiling(plan.level), False
-    elif job.grid.stride_px < plan.patch_px and plan.level == 0:
-        tiling, blocks = Blocks(slide).tiling(0), True
-    else:
-        return _OneByOne(job, rows, bounds)
-    corner = np.rint(job.grid.origin0_px[rows] / info.downsamples[plan.level]).astype(np.int64)
-    plan_of_tiles = schedule(
-        corner,
-        bounds,
-        plan.read_px,
-        info.level_sizes[plan.level],
-        tiling,
-        at_once=job.at_once,
-        budget=job.tile_bytes // (tiling.tile.area * 3),
-    )
+    corner = level_corners(job.grid, info.downsamples[plan.level], rows)
+    size, read_px = info.level_sizes[plan.level], plan.read_px
+    source: Callable[[Slide], _Source] = _itself
+    if job.scaled:
+        factor = plan.read_px // plan.patch_px
+        source = partial(Scaled, factor=factor)
+        corner, read_px = corner // factor, plan.patch_px
+        size = Scaled(slide, factor).size(plan.level)
+    elif not isinstance(slide, TiledSlide):
+        if job.grid.stride_px >= plan.patch_px or plan.level != 0:
+            return _OneByOne(job, rows, bounds)
+        source = Blocks
+    tiling = source(slide).tiling(plan.level)
+    tiles = schedule(
+        corner, bounds, read_px, size, tiling,
+        at_once=job.at_once, budget=job.tile_bytes // (tiling.tile.area * 3),
+    )  # fmt: skip
     shape = (tiling.tile.height, tiling.tile.width, 3)
-    return _FromTiles(job, plan_of_tiles, shape, Blocks if blocks else _itself)
+    return _FromTiles(job, tiles, shape, source, read_px)
 
 
 class _OneByOne:
@@ -126,6 +131,8 @@ class _OneByOne:
 class _Source(Protocol):
     """The part of a tiled slide that is used here."""
 
+    def tiling(self, level: int) -> Tiling: ...
+
     def fetch_tile(self, level: int, tile: int) -> bytes: ...
 
     def decode_tile(self, level: int, tile: int, data: bytes, out: NDArray[np.uint8]) -> None: ...
@@ -140,8 +147,10 @@ class _FromTiles:
         tiles: Schedule,
         shape: tuple[int, int, int],
         source: Callable[[Slide], _Source],
+        read_px: int,
     ) -> None:
         self._job, self._schedule, self._shape, self._source = job, tiles, shape, source
+        self._read_px = read_px
         self._ready = [threading.Event() for _ in range(len(tiles))]
         self._left = tiles.users.tolist()
         self._lent: dict[int, NDArray[np.uint8] | SlideReadError] = {}
@@ -152,7 +161,7 @@ class _FromTiles:
         self, handle: Handle, unit: int, pixels: NDArray[np.uint8], ok: NDArray[np.bool_]
     ) -> None:
         """See `Maker.make`."""
-        native = self._job.grid.plan.read_px == self._job.grid.plan.patch_px
+        native = self._read_px == self._job.grid.plan.patch_px
         try:
             work = self._schedule.unit(unit, native=native)
             self._decode(self._source(handle()), work, pixels)
@@ -193,8 +202,8 @@ class _FromTiles:
     def _cut(
         self, work: Unit, pixels: NDArray[np.uint8], ok: NDArray[np.bool_], *, native: bool
     ) -> None:
-        plan = self._job.grid.plan
-        factor, rest = divmod(plan.read_px, plan.patch_px)
+        side = self._read_px
+        factor, rest = divmod(side, self._job.grid.plan.patch_px)
         read: NDArray[np.uint8] | None = None
         for k, pieces in enumerate(work.pieces):
             try:
@@ -212,7 +221,7 @@ class _FromTiles:
                 _paste(parts, pixels[k], whole=work.whole[k], factor=factor)
             else:
                 if read is None:
-                    read = np.empty((plan.read_px, plan.read_px, 3), np.uint8)
+                    read = np.empty((side, side, 3), np.uint8)
                 _paste(parts, read, whole=work.whole[k])
                 resample(read, pixels[k])
 

@@ -49,6 +49,7 @@ def stream_tiles(
     *,
     workers: int | None = None,
     on_bad_tile: OnBadTile = "fail",
+    scaled: bool = False,
     ahead: int | None = None,
     allocate: Allocate | None = None,
     times: ReadTimes | None = None,
@@ -66,6 +67,8 @@ def stream_tiles(
         spans: (start, stop) rows of each batch.
         workers: Reading threads, at least 1; None takes `core.cores.default_workers`.
         on_bad_tile: `fail` raises; `mask` gives white pixels with `ok` False.
+        scaled: Shrink patches inside the JPEG decoder: faster, other pixels (docs/speed.md). Only
+            where `scaled.why_not_scaled` has no objection.
         ahead: Batches made in advance; None takes what keeps the threads busy within
             `AHEAD_BYTES`.
         allocate: Gives the memory of a batch, uint8 (B, T, T, 3); None is plain memory.
@@ -87,6 +90,7 @@ def stream_tiles(
         on_bad_tile,
         stopped,
         times,
+        scaled,
         at_once=(ahead + 1) * -(-largest // unit),
         tile_bytes=TILE_BYTES // 2,  # a stretch may begin while the last units of another end
     )

@@ -70,23 +70,24 @@ class JpegCodec:
         Raises:
             ValueError: the stream is damaged, cut short, or of another size.
         """
-        self._decode(data, out, 1)
+        self._decode(data, out, {})
 
     def decode_shrunk(self, data: bytes, out: NDArray[np.uint8]) -> None:
-        """Decode a tile at an eighth of its side into `out`, uint8 (h // 8, w // 8, 3).
+        """Decode a tile by a smaller inverse DCT into `out`, uint8 (h // k, w // k, 3).
+
+        At k = 8 a pixel is the mean of a block, but for rounding and chroma; at 2 and 4 it is not
+        quite the mean of the pixels it covers.
 
         Raises:
             ValueError: as `decode`.
         """
-        self._decode(data, out, 8)
+        self._decode(data, out, {"min_height": out.shape[0], "min_width": out.shape[1]})
 
-    def _decode(self, data: bytes, out: NDArray[np.uint8], shrink: int) -> None:
+    def _decode(self, data: bytes, out: NDArray[np.uint8], scale: dict[str, int]) -> None:
         import simplejpeg
 
         jpeg = self.whole(data)
-        how: dict[str, Any] = {"fastdct": False, "fastupsample": False, "buffer": out}
-        if shrink > 1:
-            how |= {"min_height": out.shape[0], "min_width": out.shape[1]}
+        how: dict[str, Any] = {"fastdct": False, "fastupsample": False, "buffer": out, **scale}
         try:
             pixels = simplejpeg.decode_jpeg(jpeg, "RGB", **how)
         except ValueError as err:
@@ -95,8 +96,8 @@ class JpegCodec:
             pixels = simplejpeg.decode_jpeg(jpeg, "RGB", **how, strict=False)
         if pixels.shape != out.shape:
             raise ValueError(
-                f"the JPEG is {pixels.shape[1] * shrink} x {pixels.shape[0] * shrink} px, "
-                f"not {out.shape[1] * shrink} x {out.shape[0] * shrink}"
+                f"the JPEG is {pixels.shape[1]} x {pixels.shape[0]} px, "
+                f"not {out.shape[1]} x {out.shape[0]}"
             )
 
 

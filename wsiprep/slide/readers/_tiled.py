@@ -12,14 +12,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiprep.core.cores import available_cores
-from wsiprep.core.errors import SlideReadError, WsiprepError
+from wsiprep.core.errors import SlideReadError
 from wsiprep.core.types import Box, Size, SlideInfo, Tiling
 from wsiprep.slide.readers._base import WHITE, BaseSlide, one_line
 from wsiprep.slide.readers._jpeg import JpegCodec
@@ -30,7 +29,7 @@ __all__ = ["TileCodec", "TileTable", "TiledBase", "tiling_of"]
 
 
 SHRINK = 8
-"""How many times smaller along a side `ShrinkingCodec` decodes."""
+"""How many times smaller along a side tiles are decoded for small thumbnails."""
 MAX_THREADS = 8
 """Threads that read a thumbnail: one slide should not take a whole node."""
 
@@ -48,10 +47,10 @@ class TileCodec(Protocol):
 
 @runtime_checkable
 class ShrinkingCodec(Protocol):
-    """A codec that decodes tiles at an eighth of their side, with less work."""
+    """A codec that decodes tiles at 1/2, 1/4 and 1/8 of their side, with less work."""
 
     def decode_shrunk(self, data: bytes, out: NDArray[np.uint8]) -> None:
-        """Decode a tile into `out`, uint8 (h // 8, w // 8, 3); raises as `decode` does."""
+        """Decode a tile into `out`, uint8 (h // k, w // k, 3); raises as `decode` does."""
         ...
 
 
@@ -121,15 +120,7 @@ class TiledBase(BaseSlide):
 
     def decode_tile(self, level: int, tile: int, data: bytes, out: NDArray[np.uint8]) -> None:
         """Decode a tile; see `core.contracts.TiledSlide.decode_tile`."""
-        if not data:
-            out[...] = WHITE
-            return
-        try:
-            self._table(level).codec.decode(data, out)
-        except WsiprepError:
-            raise
-        except Exception as err:  # decoders raise whatever they like
-            raise self._tile_error(level, tile, f"cannot be decoded ({one_line(err)})") from err
+        self._decode(self._table(level).codec.decode, level, tile, data, out)
 
     def _average(self, level: int, size: Size) -> NDArray[np.uint8]:
         """The whole of a level, averaged down to `size`: in threads, and from tiles that shrink.
@@ -142,15 +133,14 @@ class TiledBase(BaseSlide):
         self._live_handle()  # once, before threads ask for it
         threads = min(MAX_THREADS, available_cores())
         whole, tile = self._info.level_sizes[level], self._table(level).tiling.tile
-        codec = self._table(level).codec
         if (
-            isinstance(codec, ShrinkingCodec)
+            self.shrinks(level)
             and min(whole.width // size.width, whole.height // size.height) >= 2 * SHRINK
             and not (tile.width % SHRINK or tile.height % SHRINK)
         ):
             whole = Size(whole.width // SHRINK, whole.height // SHRINK)
             tile = Size(tile.width // SHRINK, tile.height // SHRINK)
-            decode: Decode = partial(self._decode_shrunk, codec)
+            decode: Decode = self.decode_shrunk
         else:
             decode = self.decode_tile
         tiling = Tiling(tile, self._table(level).tiling.shape)
@@ -159,14 +149,30 @@ class TiledBase(BaseSlide):
             whole, size, tile=tile, threads=threads,
         )  # fmt: skip
 
-    def _decode_shrunk(
-        self, codec: ShrinkingCodec, level: int, tile: int, data: bytes, out: NDArray[np.uint8]
+    def shrinks(self, level: int) -> bool:
+        """Whether tiles can be decoded smaller; see `core.contracts.ShrinkingSlide.shrinks`."""
+        return isinstance(self._table(level).codec, ShrinkingCodec)
+
+    def decode_shrunk(self, level: int, tile: int, data: bytes, out: NDArray[np.uint8]) -> None:
+        """Decode a tile smaller; see `core.contracts.ShrinkingSlide.decode_shrunk`."""
+        codec = self._table(level).codec
+        if not isinstance(codec, ShrinkingCodec):
+            raise self._tile_error(level, tile, "is of a kind that is not decoded smaller")
+        self._decode(codec.decode_shrunk, level, tile, data, out)
+
+    def _decode(
+        self,
+        decode: Callable[[bytes, NDArray[np.uint8]], None],
+        level: int,
+        tile: int,
+        data: bytes,
+        out: NDArray[np.uint8],
     ) -> None:
         if not data:
             out[...] = WHITE
             return
         try:
-            codec.decode_shrunk(data, out)
+            decode(data, out)
         except Exception as err:  # decoders raise whatever they like
             raise self._tile_error(level, tile, f"cannot be decoded ({one_line(err)})") from err
 

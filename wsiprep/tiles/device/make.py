@@ -17,6 +17,7 @@ from wsiprep.core.types import PatchGrid
 from wsiprep.tiles.device.area import shrink
 from wsiprep.tiles.device.decode import JpegDecoder
 from wsiprep.tiles.make import WHITE, OnBadTile
+from wsiprep.tiles.scaled import level_corners
 from wsiprep.tiles.schedule import Schedule, Unit, schedule
 from wsiprep.tiles.times import ReadTimes
 
@@ -82,7 +83,7 @@ class DeviceMaker:
         tiling, scale = slide.tiling(self._plan.level), slide.info.downsamples[self._plan.level]
         self._shape = (tiling.tile.height, tiling.tile.width, 3)
         self.tiles: Schedule = schedule(
-            np.rint(job.grid.origin0_px[rows] / scale).astype(np.int64),
+            level_corners(job.grid, scale, rows),
             bounds,
             self._plan.read_px,
             slide.info.level_sizes[self._plan.level],
