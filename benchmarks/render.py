@@ -37,7 +37,7 @@ __all__ = [
 
 LIBRARIES = (
     "wsiprep", "numpy", "openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs",
-    "opencv-python-headless", "pillow", "torch", "timm", "zarr", "h5py",
+    "simplejpeg", "opencv-python-headless", "pillow", "torch", "timm", "zarr", "h5py",
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ LIBRARIES = {
     "openslide-python": "openslide",
     "tiffslide": "tiffslide",
     "imagecodecs": "imagecodecs",
+    "simplejpeg": "simplejpeg",
     "opencv-python-headless": "cv2",
     "torch": "torch",
     "torchvision": "torchvision",

@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from wsiprep.core.contracts import Slide
+from wsiprep.core.contracts import Slide, TiledSlide
 from wsiprep.core.errors import SlideReadError
 from wsiprep.core.types import Point, Size
 
@@ -244,6 +244,70 @@ class SlideContract:
         for part in ((0, 0), (0, 1), (1, 0), (1, 1)):
             small, large = _quarter(thumbnail, part), _quarter(level0, part)
             assert np.abs(small - large).max() < 6, part
+
+    def test_stored_tiles_make_up_the_levels(self, slide: Slide) -> None:
+        """Of a slide that gives its stored tiles: corner and middle of every level are theirs."""
+        if not isinstance(slide, TiledSlide):
+            pytest.skip("it gives no stored tiles")
+        for level, size in enumerate(slide.info.level_sizes):
+            tiling = slide.tiling(level)
+            rows, cols = tiling.shape
+            assert rows * tiling.tile.height >= size.height > (rows - 1) * tiling.tile.height
+            assert cols * tiling.tile.width >= size.width > (cols - 1) * tiling.tile.width
+            for row, col in {(0, 0), (rows // 2, cols // 2), (rows - 1, cols - 1)}:
+                pixels = self._tile(slide, level, row * cols + col)
+                x, y = col * tiling.tile.width, row * tiling.tile.height
+                inside = Size(
+                    min(tiling.tile.width, size.width - x), min(tiling.tile.height, size.height - y)
+                )
+                scale = slide.info.downsamples[level]
+                origin = Point(round(x * scale), round(y * scale))
+                if (round(origin.x / scale), round(origin.y / scale)) == (x, y):
+                    region = slide.read(origin, level, inside)
+                    assert np.array_equal(region, pixels[: inside.height, : inside.width]), level
+
+    def test_stored_tiles_are_decoded_by_several_threads(self, slide: Slide) -> None:
+        """Handles of their own; what one thread fetched, another may decode."""
+        if not isinstance(slide, TiledSlide):
+            pytest.skip("it gives no stored tiles")
+        rows, cols = slide.tiling(0).shape
+        tiles = range(0, rows * cols, max(1, rows * cols // 12))
+        expected = [self._tile(slide, 0, tile) for tile in tiles]
+        fetched = [slide.fetch_tile(0, tile) for tile in tiles]
+
+        def decode_all(_: int) -> list[NDArray[np.uint8]]:
+            own = slide.reopen()
+            assert isinstance(own, TiledSlide)
+            try:
+                return [self._tile(own, 0, t, d) for t, d in zip(tiles, fetched, strict=True)]
+            finally:
+                own.close()
+
+        with ThreadPoolExecutor(4) as pool:
+            for result in pool.map(decode_all, range(4)):
+                assert all(np.array_equal(a, b) for a, b in zip(result, expected, strict=True))
+
+    def test_stored_tiles_that_are_damaged_raise(self, slide: Slide) -> None:
+        """Bytes cut to a few are an error, never pixels; no bytes are an absent, white tile."""
+        if not isinstance(slide, TiledSlide):
+            pytest.skip("it gives no stored tiles")
+        data = slide.fetch_tile(0, 0)
+        assert data
+        with pytest.raises(SlideReadError):
+            self._tile(slide, 0, 0, data[: min(len(data) // 2, 40)])
+        assert (self._tile(slide, 0, 0, b"") == 255).all()
+        slide.close()
+        with pytest.raises(SlideReadError):
+            slide.fetch_tile(0, 0)
+
+    def _tile(
+        self, slide: TiledSlide, level: int, tile: int, data: bytes | None = None
+    ) -> NDArray[np.uint8]:
+        """A decoded tile, over a pattern that would show where it is not written to."""
+        side = slide.tiling(level).tile
+        out = np.full((side.height, side.width, 3), 7, np.uint8)
+        slide.decode_tile(level, tile, slide.fetch_tile(level, tile) if data is None else data, out)
+        return out
 
     def _same(self, got: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> None:
         assert got.shape == wanted.shape

@@ -7,8 +7,11 @@ A reader is a module with two names:
 `create(uri: str, cfg: SlideConfig, *, slide_id: str, reason: str) -> Slide`
     Opens a file or folder, or raises `SlideOpenError`; `reason` goes into `info.reader_reason`.
 
-`_base.BaseSlide` does what all readers share. A package outside wsiprep adds one under the
-entry-point group `wsiprep.readers`.
+`_base.BaseSlide` does what all readers share, `_tiled.TiledBase` what those share that decode
+stored tiles themselves (`core.contracts.TiledSlide`): tables of where the tiles lie, and a codec.
+Patches of such slides are made from tiles that are decoded once.
+
+A package outside wsiprep adds a reader under the entry-point group `wsiprep.readers`.
 """
 
 from wsiprep.core.registry import Registry
