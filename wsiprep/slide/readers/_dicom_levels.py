@@ -24,8 +24,7 @@ from wsiprep.slide.dicom_image import DicomImage, read_image
 from wsiprep.slide.readers._base import one_line
 from wsiprep.slide.readers._jpeg import JpegCodec
 from wsiprep.slide.readers._tiff_codec import NONE, Jpeg2000Codec, PlainCodec
-from wsiprep.slide.readers._tiff_pages import RefusedError
-from wsiprep.slide.readers._tiled import TileCodec, TileTable, tiling_of
+from wsiprep.slide.readers._tiled import RefusedError, TileCodec, TileTable, tiling_of
 from wsiprep.slide.resolution import RawResolution
 
 __all__ = ["DicomLevel", "levels_of", "resolution_of"]

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from wsiprep.core.types import Size, Tiling
 from wsiprep.slide.readers._jpeg_intervals import JpegFrame, read_frame
-from wsiprep.slide.readers._tiff_pages import RefusedError
-from wsiprep.slide.readers._tiled import tiling_of
+from wsiprep.slide.readers._tiled import RefusedError, tiling_of
 from wsiprep.slide.resolution import RawResolution
 
 __all__ = ["NdpiLevel", "is_ndpi", "levels_of", "resolution_of"]

@@ -14,9 +14,10 @@ from typing import Any
 
 from wsiprep.slide.ome import ome_mpp
 from wsiprep.slide.readers._flat import tiff_resolution
+from wsiprep.slide.readers._tiled import RefusedError
 from wsiprep.slide.resolution import RawResolution
 
-__all__ = ["Pages", "RefusedError", "pages_of"]
+__all__ = ["Pages", "pages_of"]
 
 _REDUCED = 1
 _ELSEWHERE = {
@@ -26,10 +27,6 @@ _ELSEWHERE = {
     "is_philips": "a Philips slide, whose levels are padded",
 }
 _TRESTLE = "MedScan"
-
-
-class RefusedError(Exception):
-    """The file is not one that this reader reads right; the message says why, no full stop."""
 
 
 @dataclass(frozen=True, slots=True)

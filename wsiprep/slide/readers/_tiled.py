@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -18,14 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiprep.core.cores import available_cores
-from wsiprep.core.errors import SlideReadError
+from wsiprep.core.errors import (
+    PluginUnavailableError,
+    SlideOpenError,
+    SlideReadError,
+    WsiprepError,
+)
 from wsiprep.core.types import Box, Size, SlideInfo, Tiling
 from wsiprep.slide.readers._base import WHITE, BaseSlide, one_line
 from wsiprep.slide.readers._jpeg import JpegCodec
 from wsiprep.slide.readers._jpeg_intervals import IntervalCodec
 from wsiprep.slide.readers._thumbnail import area_average
 
-__all__ = ["TileCodec", "TileTable", "TiledBase", "tiling_of"]
+__all__ = ["RefusedError", "TileCodec", "TileTable", "TiledBase", "opening", "tiling_of"]
 
 
 SHRINK = 8
@@ -43,6 +48,34 @@ class TileCodec(Protocol):
     def decode(self, data: bytes, out: NDArray[np.uint8]) -> None:
         """Decode a tile into `out`, uint8 (h, w, 3) RGB; raises whatever it likes if it cannot."""
         ...
+
+
+class RefusedError(Exception):
+    """The file is not one that a reader reads right; the message says why, without full stop."""
+
+
+@contextmanager
+def opening(slide_id: str, reader: str) -> Iterator[None]:
+    """Around finding out what a file is: what goes wrong becomes an error of `create`.
+
+    Raises:
+        SlideOpenError: it was refused, cannot be read, or its structure is damaged.
+        PluginUnavailableError: a library does not import.
+    """
+    try:
+        yield
+    except WsiprepError:
+        raise
+    except ImportError as err:
+        raise PluginUnavailableError(
+            f"the reader {reader} lacks a library: {one_line(err)}."
+        ) from err
+    except (RefusedError, OSError) as err:
+        raise SlideOpenError(f"{one_line(err)}.", slide=slide_id, stage="slide") from err
+    except Exception as err:  # parsers raise whatever they like
+        raise SlideOpenError(
+            f"its structure is damaged ({one_line(err)}).", slide=slide_id, stage="slide"
+        ) from err
 
 
 @runtime_checkable
@@ -108,8 +141,12 @@ class TiledBase(BaseSlide):
         if count == 0:
             return b""
         number = 0 if table.file is None else int(table.file[tile])
+        return self._bytes_at(level, tile, offset, count, number)
+
+    def _bytes_at(self, level: int, tile: int, start: int, count: int, file: int = 0) -> bytes:
+        """`count` bytes of a tile from byte `start` of one of the files."""
         try:
-            data = os.pread(self._live_handle()[number], count, offset)
+            data = os.pread(self._live_handle()[file], count, start)
         except OSError as err:
             raise self._tile_error(level, tile, f"cannot be read ({err.strerror})") from err
         if len(data) < count:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsiprep.core.errors import PluginUnavailableError, SlideKindError, SlideOpenError
+from wsiprep.core.errors import SlideKindError
 from wsiprep.core.types import SlideInfo
 from wsiprep.slide.config import SlideConfig
 from wsiprep.slide.dicom import is_dicom, slide_instances
@@ -24,8 +24,7 @@ from wsiprep.slide.facts import Facts, Source
 from wsiprep.slide.fingerprint import fingerprint
 from wsiprep.slide.readers._base import assemble, one_line
 from wsiprep.slide.readers._dicom_levels import DicomLevel, levels_of, resolution_of
-from wsiprep.slide.readers._tiff_pages import RefusedError
-from wsiprep.slide.readers._tiled import TiledBase, TileTable
+from wsiprep.slide.readers._tiled import TiledBase, TileTable, opening
 
 __all__ = ["EXTENSIONS", "DicomSlide", "create"]
 
@@ -77,19 +76,13 @@ def create(uri: str, cfg: SlideConfig, *, slide_id: str, reason: str) -> DicomSl
         PluginUnavailableError: a library it needs does not import.
     """
     path = Path(uri)
-    try:
+    with opening(slide_id, "dicom"):
         if not path.is_dir() and not is_dicom(path):
             raise SlideKindError("not a DICOM file.", slide=slide_id, stage="slide")
         files = slide_instances(path)
         if not files:
             raise SlideKindError("no DICOM whole-slide image.", slide=slide_id, stage="slide")
         levels = levels_of(files)
-    except SlideOpenError:
-        raise
-    except (RefusedError, OSError) as err:
-        raise SlideOpenError(f"{one_line(err)}.", slide=slide_id, stage="slide") from err
-    except ImportError as err:
-        raise PluginUnavailableError(f"the reader dicom lacks a library: {one_line(err)}.") from err
     facts = Facts(
         sizes=[(level.size.width, level.size.height) for level in levels],
         raw=resolution_of(levels[0]),

@@ -16,23 +16,21 @@ Levels without a list of restart intervals, JPEG XR, 16-bit fluorescence are lef
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from wsiprep.core.errors import PluginUnavailableError, SlideKindError, SlideOpenError
+from wsiprep.core.errors import SlideKindError
 from wsiprep.core.types import SlideInfo
 from wsiprep.slide.config import SlideConfig
 from wsiprep.slide.facts import Facts, Source
 from wsiprep.slide.fingerprint import fingerprint
-from wsiprep.slide.readers._base import assemble, one_line
+from wsiprep.slide.readers._base import assemble
 from wsiprep.slide.readers._jpeg import JpegCodec
 from wsiprep.slide.readers._jpeg_intervals import EOI, IntervalCodec
 from wsiprep.slide.readers._ndpi_levels import NdpiLevel, is_ndpi, levels_of, resolution_of
-from wsiprep.slide.readers._tiff_pages import RefusedError
-from wsiprep.slide.readers._tiled import TiledBase, TileTable
+from wsiprep.slide.readers._tiled import RefusedError, TiledBase, TileTable, opening
 from wsiprep.slide.resolution import RawResolution
 
 __all__ = ["EXTENSIONS", "NdpiSlide", "create"]
@@ -99,17 +97,6 @@ class NdpiSlide(TiledBase):
         for begin, end in zip(begins, ends, strict=True):
             yield self._bytes_at(level, tile, begin, end - begin), end == last
 
-    def _bytes_at(self, level: int, tile: int, start: int, count: int) -> bytes:
-        try:
-            data = os.pread(self._live_handle()[0], count, start)
-        except OSError as err:
-            raise self._tile_error(level, tile, f"cannot be read ({err.strerror})") from err
-        if len(data) < count:
-            raise self._tile_error(
-                level, tile, f"lies beyond the end of the file ({len(data)} of {count} bytes)"
-            )
-        return data
-
 
 def create(uri: str, cfg: SlideConfig, *, slide_id: str, reason: str) -> NdpiSlide:
     """Open an NDPI file.
@@ -121,20 +108,10 @@ def create(uri: str, cfg: SlideConfig, *, slide_id: str, reason: str) -> NdpiSli
         PluginUnavailableError: a library it needs does not import.
     """
     path = Path(uri)
-    try:
+    with opening(slide_id, "ndpi"):
         if path.is_dir() or not is_ndpi(path):
             raise SlideKindError("not an NDPI file.", slide=slide_id, stage="slide")
         levels, raw = _read(path)
-    except SlideKindError:
-        raise
-    except (RefusedError, OSError) as err:
-        raise SlideOpenError(f"{one_line(err)}.", slide=slide_id, stage="slide") from err
-    except ImportError as err:
-        raise PluginUnavailableError(f"the reader ndpi lacks a library: {one_line(err)}.") from err
-    except Exception as err:  # tifffile raises whatever it likes
-        raise SlideOpenError(
-            f"its TIFF structure is damaged ({one_line(err)}).", slide=slide_id, stage="slide"
-        ) from err
     facts = Facts(
         sizes=[(level.size.width, level.size.height) for level in levels],
         raw=raw,

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from wsiprep.core.errors import PluginUnavailableError, SlideKindError, SlideOpenError
+from wsiprep.core.errors import SlideKindError
 from wsiprep.core.types import Size
 from wsiprep.slide.config import SlideConfig
 from wsiprep.slide.facts import Facts, Source
@@ -26,8 +26,15 @@ from wsiprep.slide.fingerprint import fingerprint
 from wsiprep.slide.readers._base import assemble, one_line
 from wsiprep.slide.readers._jpeg import JpegCodec
 from wsiprep.slide.readers._tiff_codec import PLAIN, Jpeg2000Codec, PlainCodec
-from wsiprep.slide.readers._tiff_pages import Pages, RefusedError, pages_of
-from wsiprep.slide.readers._tiled import TileCodec, TiledBase, TileTable, tiling_of
+from wsiprep.slide.readers._tiff_pages import Pages, pages_of
+from wsiprep.slide.readers._tiled import (
+    RefusedError,
+    TileCodec,
+    TiledBase,
+    TileTable,
+    opening,
+    tiling_of,
+)
 from wsiprep.slide.truncation import is_tiff, tiff_cut_at
 
 __all__ = ["EXTENSIONS", "TiffSlide", "create"]
@@ -58,23 +65,13 @@ def create(uri: str, cfg: SlideConfig, *, slide_id: str, reason: str) -> TiffSli
         PluginUnavailableError: a library it needs does not import.
     """
     path = Path(uri)
-    try:
+    with opening(slide_id, "tiff"):
         if not _is_tiff(path):
             raise SlideKindError("not a TIFF file.", slide=slide_id, stage="slide")
         cut = tiff_cut_at(path)
         if cut is not None:
             raise RefusedError(f"the TIFF is cut short: {cut}")
         pages, tables = _read(uri)
-    except SlideKindError:
-        raise
-    except (RefusedError, OSError) as err:
-        raise SlideOpenError(f"{one_line(err)}.", slide=slide_id, stage="slide") from err
-    except ImportError as err:
-        raise PluginUnavailableError(f"the reader tiff lacks a library: {one_line(err)}.") from err
-    except Exception as err:  # tifffile raises whatever it likes
-        raise SlideOpenError(
-            f"its TIFF structure is damaged ({one_line(err)}).", slide=slide_id, stage="slide"
-        ) from err
     facts = Facts(
         sizes=[(page.imagewidth, page.imagelength) for page in pages.levels],
         raw=pages.raw,
