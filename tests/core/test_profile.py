@@ -19,11 +19,16 @@ READING = {"decode_s": 30, "cut_s": 2, "read_s": 1, "wait_s": 9, "encode_s": 1, 
     ("given", "bound", "remedy"),
     [
         (profile(**READING), "reader", "4 of 8 cores"),
-        (profile(workers=8, **READING), "reader", "All 8 cores are decoding"),
-        (profile(workers=8, **READING), "reader", "try --decode nvimgcodec"),
-        (profile(gpu_decode=True, stored_tiles=9, **READING), "reader", "with --decode cpu"),
-        (profile(gpu_decode=True, workers=8, **READING), "reader", "give the job more of them."),
-        (profile(workers=8, **{**READING, "bytes": 0}), "reader", "patch by patch"),
+        (profile(workers=8, **{**READING, "decode_s": 70}), "reader", "All 8 cores are decoding"),
+        (profile(workers=8, **{**READING, "decode_s": 70}), "reader", "try --decode nvimgcodec"),
+        (
+            profile(workers=8, device="cpu", **{**READING, "decode_s": 70}),
+            "reader",
+            "give the job more of them.",
+        ),
+        (profile(gpu_decode=True, **{**READING, "decode_s": 9}), "reader", "with --decode cpu"),
+        (profile(workers=8, decode_s=0, patch_s=70, wait_s=9), "reader", "patch by patch"),
+        (profile(workers=8, decode_s=8, wait_s=9, bytes=1), "reader", "Too little"),
         (profile(**{**READING, "read_s": 35}), "reader", "local"),
         (profile(wait_s=1, encode_s=8, blocked_s=1), "encoder", "--precision bf16"),
         (profile(wait_s=1, encode_s=8, blocked_s=1, device="cpu"), "encoder", "--device cuda"),
@@ -44,6 +49,9 @@ def test_shares_are_of_threads_and_of_the_wall():
     assert share["read"] + share["decode"] + share["cut"] + share["idle"] == pytest.approx(1)
     assert share["wait"] == pytest.approx(0.9)
     assert profile(decode_s=41).shares()["idle"] == 0
+    feeding = profile(gpu_decode=True, read_s=10, decode_s=9, cut_s=0.5).shares()
+    assert feeding["decode"] == pytest.approx(0.9)
+    assert feeding["read"] + feeding["idle"] == pytest.approx(1)
 
 
 def test_slides_add_up():
@@ -58,4 +66,7 @@ def test_slides_add_up():
 
 def test_nothing_encoded_nothing_to_say():
     assert Profile(2, 2, "cpu").lines() == []
-    assert Profile(2, 2, "cpu").canonical()["total"]["tiles"] == 0
+    plain = Profile(2, 2, "cpu").canonical()
+    assert plain["total"]["tiles"] == 0
+    assert plain["bound"] is None
+    assert plain["remedy"] == ""

@@ -23,6 +23,7 @@ from wsiprep.core.types import Point, Size
 from wsiprep.slide import SlideConfig, open_slide
 from wsiprep.slide.readers import _tiled
 from wsiprep.slide.readers._jpeg import JpegCodec, whole_jpeg
+from wsiprep.slide.readers._tiff_codec import PlainCodec
 from wsiprep.slide.readers.tiff import TiffSlide
 from wsiprep.testing.slide import SlideContract
 
@@ -505,3 +506,84 @@ class TestShrunk:
             assert not slide.shrinks(0)
             with pytest.raises(SlideReadError, match="not decoded smaller"):
                 slide.decode_shrunk(0, 0, b"x", np.empty((16, 16, 3), np.uint8))
+
+
+class TestReviewed:
+    """What once was read wrong, or no longer opened."""
+
+    def test_subsampled_jpeg_2000_is_left_to_openslide(self, tmp_path: Path) -> None:
+        """The decoder at hand turns such into RGB by itself, whatever the TIFF says they are."""
+        path = aperio_jp2k(tmp_path / "a.svs", ycbcr=True)
+        offset, length = tile_place(path, 0)
+        data = bytearray(path.read_bytes()[offset:][:length])
+        at = data.find(b"\xff\x4f\xff\x51") + 8 + 34
+        assert data[at : at + 9] == b"\x07\x01\x01" * 3
+        data[at + 4] = 2  # the second channel, every other column
+        overwrite(path, offset, bytes(data))
+        with pytest.raises(SlideOpenError, match="subsampled colours"):
+            opened(path)
+
+    @pytest.mark.parametrize("at", [2**63, 2**64 - 1, 10**9])
+    def test_a_directory_beyond_all_files(self, tmp_path: Path, at: int) -> None:
+        path = tmp_path / "a.tif"
+        path.write_bytes(b"II+\0\x08\0\0\0" + at.to_bytes(8, "little") + bytes(64))
+        for reader in ("auto", "tiff", "image"):
+            with pytest.raises(SlideOpenError):
+                open_slide(path, SlideConfig(reader=reader))
+
+    def test_a_decimal_comma(self, tmp_path: Path) -> None:
+        text = aperio(330, 300, MPP="0,25")
+        path = write_tiff(tmp_path / "a.svs", noise(), description=text, mpp=None)
+        with open_slide(path) as slide:
+            assert (slide.info.reader, slide.info.mpp) == ("tiff", 0.25)
+
+    @pytest.mark.parametrize(("orientation", "reader"), [(1, "tiff"), (3, "openslide")])
+    def test_a_turned_picture(self, tmp_path: Path, orientation: int, reader: str) -> None:
+        tag = [(274, "H", 1, orientation, True)]
+        path = write_tiff(tmp_path / "a.tif", noise(), extratags=tag)
+        with open_slide(path) as slide:
+            assert slide.info.reader == reader
+
+    def test_a_first_page_that_is_not_the_largest(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.tif"
+        how: dict[str, Any] = {
+            "tile": (64, 64), "photometric": "rgb", "compression": "deflate", "metadata": None,
+            "resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER",
+        }  # fmt: skip
+        with tifffile.TiffWriter(path) as tiff:
+            tiff.write(smooth(150, 200), **how)
+            tiff.write(smooth(300, 400), subfiletype=1, **how)
+        with open_slide(path) as slide:
+            assert slide.info.reader == "openslide"
+            assert slide.info.size0 == Size(400, 300)
+
+    @pytest.mark.parametrize("compression", ["zstd", "packbits"])
+    def test_lossless_tiles_that_only_others_read(self, tmp_path: Path, compression: str) -> None:
+        path = write_tiff(tmp_path / "a.tif", smooth(64, 64), compression=compression, tile=64)
+        with tifffile.TiffFile(path, mode="r+b") as tiff:
+            page: Any = tiff.pages.first
+            tiff.filehandle.seek(0, 2)
+            data = path.read_bytes()[page.dataoffsets[0] :][: page.databytecounts[0]]
+            end = tiff.filehandle.tell()
+            tiff.filehandle.write(data + bytes(16))
+            page.tags["TileOffsets"].overwrite([end])
+            page.tags["TileByteCounts"].overwrite([len(data) + 16])
+        with open_slide(path) as slide:
+            assert np.array_equal(slide.read(Point(0, 0), 0, Size(64, 64)), smooth(64, 64))
+
+    def test_a_webp_bomb_is_not_unpacked(self, tmp_path: Path, monkeypatch: Any) -> None:
+        bomb = imagecodecs.webp_encode(np.zeros((1024, 1024, 3), np.uint8), lossless=True)
+        codec = PlainCodec(50001)
+        monkeypatch.setattr(imagecodecs, "webp_decode", lambda data: pytest.fail("unpacked"))
+        for data in (bomb, imagecodecs.webp_encode(noise(32, 32), level=80), b"RIFF"):
+            with pytest.raises(ValueError, match="no WebP picture of 64 x 64 px"):
+                codec.decode(data, np.empty((64, 64, 3), np.uint8))
+
+    def test_shrunk_thumbnails_are_not_stretched(self, tmp_path: Path) -> None:
+        image = np.full((327, 327, 3), 240, np.uint8)
+        image[300:], image[:, 300:] = 10, 10
+        path = write_tiff(tmp_path / "a.tif", image, compression="jpeg", tile=64)
+        with opened(path) as slide:
+            got = slide.thumbnail(MPP * 327 / 20).astype(float)
+        wanted = exact_average(image, 20, 20)
+        assert np.abs(got - wanted).max() < 12

@@ -144,8 +144,8 @@ def test_tiles_left_to_the_cpu_are_counted(small_slide, tmp_path, monkeypatch):
             return [image if k % 2 else None for k, image in enumerate(images)]
 
     monkeypatch.setattr(module, "load_decoder", lambda *_: Half())
-    _, row = rows(run(PrepareConfig, small_slide, tmp_path / "a", **GPU, profile=tmp_path / "p"))
-    total = json.loads((tmp_path / "p").read_text())["total"]
+    _, row = rows(run(PrepareConfig, small_slide, tmp_path / "a", **GPU, profile=True))
+    total = json.loads((tmp_path / "a" / "profile.json").read_text())["total"]
     assert 0 < total["host_tiles"] < total["stored_tiles"]
     assert row.notes == (
         f"Decoder 'nvimgcodec' left {total['host_tiles']} of {total['stored_tiles']} stored tiles "

@@ -12,6 +12,7 @@ import pytest
 from tests.fakes import ArraySlide, make_info
 from wsiprep.core.contracts import AsyncEncoder
 from wsiprep.core.errors import EncodingError, Interrupted, OutputError, SlideReadError
+from wsiprep.core.profile import EncodeTimes
 from wsiprep.core.types import Box, EncoderSpec, TissueMask
 from wsiprep.encoders.config import EncoderConfig
 from wsiprep.grid.build import make_grid
@@ -81,7 +82,9 @@ def case(tmp_path):
 def run(case, encoder, batch=8):
     spans = missing_spans([case.journal.done], batch)
     work = Work(encoder, "key", case.journal)
-    return fill(case.slide, case.grid, spans, [work], EncoderConfig(), case.ctx)
+    times = EncodeTimes()
+    fill(case.slide, case.grid, spans, [work], EncoderConfig(), case.ctx, times)
+    return times
 
 
 def wanted(case):

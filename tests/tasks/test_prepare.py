@@ -416,8 +416,8 @@ def test_one_unreadable_tile_fails_the_slide_or_is_masked(small_slide, tmp_path,
 
 
 def test_a_profile_says_where_the_time_went(small_slide, tmp_path):
-    report = run(PrepareConfig, small_slide, tmp_path / "o", profile=tmp_path / "profile.json")
-    written = json.loads((tmp_path / "profile.json").read_text())
+    report = run(PrepareConfig, small_slide, tmp_path / "o", profile=True)
+    written = json.loads((tmp_path / "o" / "profile.json").read_text())
     assert written == report.profile.canonical() == report.canonical()["encoding"]
     (times,) = written["slides"].values()
     assert times["tiles"] == report.rows[0].encoded == written["total"]["tiles"]

@@ -17,6 +17,7 @@ from wsiprep.core.types import Box, Point, Size, TissueMask
 from wsiprep.grid.build import make_grid
 from wsiprep.grid.config import GridConfig
 from wsiprep.tiles import units
+from wsiprep.tiles.make import Job, maker_of
 from wsiprep.tiles.patch import read_patch
 from wsiprep.tiles.stream import stream_tiles
 from wsiprep.tiles.times import ReadTimes
@@ -167,7 +168,7 @@ def test_overlapping_patches_of_a_slide_without_tiles_are_cut_from_blocks():
 
 
 def test_stretches_join_without_a_seam(monkeypatch):
-    monkeypatch.setattr(units, "STRETCH_PATCHES", 50)
+    monkeypatch.setattr(units, "STRETCH_PIECES", 50)
     slide, grid = tiled(stride=40)
     times = ReadTimes()
     got = list(stream_tiles(slide.reopen, grid, spans(len(grid), 16), workers=3, times=times))
@@ -258,3 +259,51 @@ def test_opencv_is_left_as_it_was():
     assert cv2.getNumThreads() == 1
     tiles.close()
     assert cv2.getNumThreads() == before
+
+
+def test_a_fault_beside_a_patch_costs_it_nothing_where_blocks_are_read():
+    slide, grid = setup(stride=16)
+    slide.broken = (Box(700, 600, 4, 4),)
+    got = list(
+        stream_tiles(slide.reopen, grid, spans(len(grid), 64), workers=2, on_bad_tile="mask")
+    )
+    ok = np.concatenate([b.ok for b in got])
+    x, y = grid.origin0_px.T
+    on_it = (x < 704) & (x + 64 > 700) & (y < 604) & (y + 64 > 600)
+    np.testing.assert_array_equal(ok, ~on_it)
+
+
+def test_two_streams_at_a_time_leave_opencv_as_it_was():
+    before = cv2.getNumThreads()
+    slide, grid = tiled()
+    one, two = (stream_tiles(slide.reopen, grid, spans(len(grid), 4), workers=1) for _ in "ab")
+    next(one)
+    next(two)
+    one.close()
+    assert cv2.getNumThreads() == 1
+    two.close()
+    assert cv2.getNumThreads() == before
+
+
+def test_a_stop_is_noticed_by_threads_that_wait_for_a_tile_of_a_cancelled_unit():
+    """Between the cancelling of a unit and the end of the pool, a later one may still begin."""
+    slide, grid = tiled(stride=16)
+    rows, bounds = np.arange(len(grid)), np.arange(0, len(grid) + 1, 16)
+    stopped = threading.Event()
+    job = Job(grid, "fail", stopped, ReadTimes(), False, 4, 1 << 26)
+    maker = maker_of(slide, job, rows, np.unique([*bounds, len(grid)]))
+    pixels, ok = np.empty((16, 64, 64, 3), np.uint8), np.ones(16, bool)
+    thread = threading.Thread(target=maker.make, args=(lambda: slide, 1, pixels, ok))
+    thread.start()  # unit 0 never begins
+    thread.join(0.3)
+    assert thread.is_alive()
+    stopped.set()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_spans_of_nothing():
+    slide, grid = tiled()
+    assert list(stream_tiles(slide.reopen, grid, [], workers=2)) == []
+    (batch,) = stream_tiles(slide.reopen, grid, [(3, 3)], workers=2)
+    assert len(batch.index) == 0

@@ -8,11 +8,13 @@ from typing import Any, Literal
 __all__ = ["EncodeTimes", "Profile"]
 
 Bound = Literal["reader", "encoder", "writer"]
+BUSY = 0.7
+"""A thread that works more than this share of the time has little left to give."""
 
 
 @dataclass(slots=True)
 class EncodeTimes:
-    """Seconds of encoding, of one slide or of several added up.
+    """Seconds of encoding, publishing included, of one slide or of several added up.
 
     Three parties work side by side: threads that read tiles, the thread that hands them to the
     encoder, and one that writes features. `wait_s + encode_s + blocked_s` is nearly `seconds`;
@@ -21,9 +23,9 @@ class EncodeTimes:
     Attributes:
         tiles: Patches encoded.
         seconds: Wall time.
-        read_s: Reading threads, fetching compressed tiles (all of reading where a reader gives
-            no access to stored tiles).
-        decode_s: Reading threads, decoding.
+        read_s: Reading threads, fetching compressed tiles.
+        decode_s: Reading threads, decoding; on a GPU, the one thread that feeds its decoder.
+        patch_s: Reading threads, reading from a reader that gives no stored tiles.
         cut_s: Reading threads, cutting and resizing patches.
         wait_s: The encoder waits for tiles.
         encode_s: The encoder computes.
@@ -38,6 +40,7 @@ class EncodeTimes:
     seconds: float = 0.0
     read_s: float = 0.0
     decode_s: float = 0.0
+    patch_s: float = 0.0
     cut_s: float = 0.0
     wait_s: float = 0.0
     encode_s: float = 0.0
@@ -46,6 +49,12 @@ class EncodeTimes:
     stored_tiles: int = 0
     bytes: int = 0
     host_tiles: int = 0
+
+    def published(self, seconds: float) -> None:
+        """Publishing, which everybody waits for, is the writer's."""
+        self.seconds += seconds
+        self.write_s += seconds
+        self.blocked_s += seconds
 
     def add(self, other: EncodeTimes) -> None:
         """Add another slide's."""
@@ -82,30 +91,33 @@ class Profile:
     def shares(self) -> dict[str, float]:
         """Shares of the time, 0 to 1.
 
-        `read`, `decode`, `cut` and `idle` are of the reading threads' time and make 1; `wait`,
-        `encode` and `blocked` are of the wall time as the encoder spends it; `write` is the
-        writer's of the wall time.
+        `read`, `decode`, `patch` (reading without stored tiles), `cut` and `idle` are of the
+        reading threads' time and make 1; where a GPU decodes, `decode` and `cut` are of the time of
+        the one thread that feeds it, and the others make 1. `wait`, `encode` and `blocked` are of
+        the wall time as the encoder spends it; `write` is the writer's of the wall time.
         """
         t = self.total
         wall = max(t.seconds, 1e-9)
         threads = wall * self.workers
-        busy = {
-            "read": t.read_s / threads,
-            "decode": t.decode_s / threads,
-            "cut": t.cut_s / threads,
-        }
+        feeding = wall if self.gpu_decode else threads
+        reading = {"read": t.read_s / threads, "patch": t.patch_s / threads}
+        decoding = {"decode": t.decode_s / feeding, "cut": t.cut_s / feeding}
+        busy = sum(reading.values()) + (0 if self.gpu_decode else sum(decoding.values()))
         return {
-            **busy,
-            "idle": max(0.0, 1 - sum(busy.values())),
+            **reading,
+            **decoding,
+            "idle": max(0.0, 1 - busy),
             "wait": t.wait_s / wall,
             "encode": t.encode_s / wall,
             "blocked": t.blocked_s / wall,
             "write": t.write_s / wall,
         }
 
-    def bound(self) -> Bound:
+    def bound(self) -> Bound | None:
         """Who holds up the others: what the encoder spends most of its time on."""
         t = self.total
+        if not t.tiles:
+            return None
         held_up: dict[Bound, float] = {
             "reader": t.wait_s,
             "encoder": t.encode_s,
@@ -114,8 +126,8 @@ class Profile:
         return max(held_up, key=lambda name: held_up[name])
 
     def remedy(self) -> str:
-        """What to turn, in a sentence."""
-        t, bound = self.total, self.bound()
+        """What to turn, in a sentence; empty where nothing was encoded."""
+        bound = self.bound()
         if bound == "writer":
             return "Put --output on a faster disk, and move it from there when the run has ended."
         if bound == "encoder":
@@ -125,19 +137,25 @@ class Profile:
                 "The GPU is busy, as it should be; --precision bf16 or fp16 and a larger "
                 "--batch-size may help where they are not in use."
             )
-        if t.read_s > t.decode_s + t.cut_s and t.bytes:
-            return (
-                "The threads wait for the disk: copy the slides to a local one, or pass more "
-                f"--workers (now {self.workers}; waiting costs no core)."
-            )
-        if self.gpu_decode and t.stored_tiles > t.host_tiles:
+        return self._reading_remedy() if bound else ""
+
+    def _reading_remedy(self) -> str:
+        t, share = self.total, self.shares()
+        if self.gpu_decode and share["decode"] + share["cut"] > BUSY:
             return (
                 "The one thread that decodes on the GPU and cuts patches there is the limit: "
                 "compare with --decode cpu."
             )
+        if t.read_s > t.decode_s + t.cut_s + t.patch_s:
+            return (
+                "The threads wait for the disk: copy the slides to a local one, or pass more "
+                f"--workers (now {self.workers}; waiting costs no core)."
+            )
         if self.workers < self.cores:
             return f"Pass more --workers: {self.workers} of {self.cores} cores read."
-        if not t.bytes:
+        if share["idle"] > 1 - BUSY:
+            return "Too little was encoded to say more: threads were idle while others started."
+        if t.patch_s > t.decode_s:
             return (
                 "These slides are read patch by patch, without access to their stored tiles; "
                 "give the job more cores."
@@ -153,10 +171,11 @@ class Profile:
         if not t.tiles:
             return []
         percent = {name: f"{round(100 * value)} %" for name, value in share.items()}
+        patch = f"patch by patch {percent['patch']}, " if t.patch_s else ""
         return [
             f"{t.tiles / max(t.seconds, 1e-9):,.0f} tiles/s while encoding {t.tiles:,} tiles. "
             f"Reading threads ({self.workers}): read {percent['read']}, "
-            f"decode {percent['decode']}, cut {percent['cut']}, idle {percent['idle']}. "
+            f"decode {percent['decode']}, {patch}cut {percent['cut']}, idle {percent['idle']}. "
             f"Encoder ({self.device}): wait {percent['wait']}, encode {percent['encode']}, "
             f"held up by the writer {percent['blocked']}. Writer: write {percent['write']}.",
             f"{self.bound()}-bound. {self.remedy()}",

@@ -6,6 +6,7 @@ to do then is the encoder's business. A batch's pixels are kept until its vector
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -61,9 +62,12 @@ class ThreadBatches:
         self.threads = threads
         self._network = network
         self._pool: ThreadPoolExecutor | None = None
+        self._pid = os.getpid()
 
     def begin(self, pixels: NDArray[np.uint8] | Tensor, step: int) -> Running:
         """Begin a batch, in groups of at most `step` patches."""
+        if self._pid != os.getpid():  # threads do not come along into a forked process
+            self._pool, self._pid = None, os.getpid()
         if self._pool is None:
             alone = torch.set_num_threads  # the layers of a group stay in the thread that has it
             on_cpu = self._network.device.type == "cpu"

@@ -36,16 +36,26 @@ def use_onednn(module: nn.Module) -> nn.Module:
 
 class _Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
+        if not _is_plain(x, self.weight):
+            return super().forward(x)
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return out
 
 
 class _Conv1x1(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or not _is_plain(x, self.weight):
+            return super().forward(x)
         out: Tensor = torch.mkldnn_convolution(
             x, self.weight, self.bias, (0, 0), self.stride, self.dilation, self.groups
         )
         return out
+
+
+def _is_plain(x: Tensor, weight: Tensor) -> bool:
+    """Whether both are float32 and stay so; else it is torch's to say what is computed."""
+    plain = x.dtype is torch.float32 and weight.dtype is torch.float32
+    return plain and not torch.is_autocast_enabled("cpu")
 
 
 def _is_product(conv: nn.Conv2d) -> bool:
@@ -57,6 +67,7 @@ def _is_there() -> bool:
     x86 = platform.machine().lower() in {"x86_64", "amd64"}
     return (
         x86
+        and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )

@@ -49,6 +49,8 @@ def _walk(file: BinaryIO, head: bytes, length: int) -> str | None:
     while offset and offset not in seen and len(seen) < _MAX_DIRECTORIES:
         place = f"directory {len(seen)} at byte {offset} of a file of {length} bytes"
         seen.add(offset)
+        if offset >= length:
+            return place
         file.seek(offset)
         head = file.read(count_bytes)
         size = number(head) * entry_bytes

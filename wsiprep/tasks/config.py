@@ -65,13 +65,15 @@ class RunConfig(Settings):
         return value
 
     batch_size: int = Field(default=32, ge=1)
-    """Patches encoded at a time; halved by itself when memory runs out."""
+    """Patches encoded at a time; fewer where their pixels would take more than 128 MiB, and halved
+    by itself when memory runs out."""
     workers: int | None = Field(default=None, ge=1, le=256)
     """Reading threads; by default the cores this job was given, at most 16."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes the first of cuda, mps, cpu that is there."""
-    profile: Path | None = None
-    """Write where the time of encoding went to this file, as JSON."""
+    profile: bool = False
+    """Write where the time of encoding went, slide by slide, to profile.json in the output
+    folder."""
     overwrite: bool = False
     """Do it again although it is there, and replace what was made with other settings. Stopped,
     the same command goes on with the slides that it had not done again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any
 from wsiprep.core.config import digest
 from wsiprep.core.contracts import Encoder, Slide
 from wsiprep.core.errors import SlideReadError
+from wsiprep.core.profile import EncodeTimes
 from wsiprep.core.report import Event
 from wsiprep.core.types import EncoderSpec, PatchGrid
 from wsiprep.encoders.config import EncoderConfig
@@ -23,6 +25,9 @@ from wsiprep.tiles.device.stream import why_on_host
 from wsiprep.tiles.scaled import why_not_scaled
 
 __all__ = ["Encoded", "embed", "features_key"]
+
+BATCH_BYTES = 128 << 20
+"""Most pixels of a batch, so that the memory of a run has a bound whatever `--batch-size`."""
 
 FEATURES_VERSION = 1
 """Raised when the same settings would give other features."""
@@ -77,12 +82,13 @@ def embed(
                 journal = _open_journal(store, name, len(grid), encoder.spec, key, cfg)
                 stack.callback(journal.close)
                 todo.append(Work(encoder, key, journal))
-        spans = missing_spans([work.journal.done for work in todo], ctx.run.batch_size)
+        batch = min(ctx.run.batch_size, max(1, BATCH_BYTES // (grid.plan.patch_px**2 * 3)))
+        spans = missing_spans([work.journal.done for work in todo], batch)
         count = sum(stop - start for start, stop in spans)
         if count:
             ctx.on_event(Event("stage", slide=slide.info.id, text="encode", total=count))
-            times = fill(slide, grid, spans, todo, cfg, ctx)
-            ctx.profile.slides[store.name] = times
+            times = ctx.profile.slides[store.name] = EncodeTimes()
+            fill(slide, grid, spans, todo, cfg, ctx, times)
             if times.host_tiles:
                 notes.append(
                     f"Decoder '{cfg.decode}' left {times.host_tiles:,} of {times.stored_tiles:,} "
@@ -98,12 +104,15 @@ def embed(
                     hint="The file is damaged; copy it again, or try another --reader.",
                 )
             bad_tiles.append(int((~ok).sum()))
+            began = time.perf_counter()
             # Before it is published: what is noted but not on the list is made from the journal.
             ctx.redone.note(features_unit(name, work.encoder.spec.name))
             store.put_features(
                 name, grid, work.encoder.spec, work.journal, work.key, parent, config,
                 slide.info.reader,
             )  # fmt: skip
+            if count:
+                times.published(time.perf_counter() - began)
     return Encoded(count, max(bad_tiles, default=0), tuple(notes))
 
 

@@ -1,8 +1,8 @@
 """Tiles through encoders into journals: reading, encoding and writing side by side.
 
 Threads make the batches (`tiles/stream.py`), this thread hands them to the encoders, one thread
-writes. Each waits for the next where it must, so memory is bounded: the batches of the stream,
-`BEGUN` that are being encoded, and the vectors of `UNWRITTEN` batches.
+writes. Each waits for the next where it must, so memory is bounded: the batches of the stream, one
+more than `BEGUN` that are being encoded, and the vectors of `UNWRITTEN` batches.
 """
 
 from __future__ import annotations
@@ -75,10 +75,11 @@ def fill(
     todo: Sequence[Work],
     cfg: EncoderConfig,
     ctx: Context,
-) -> EncodeTimes:
+    times: EncodeTimes,
+) -> None:
     """Encode spans of rows that some journal lacks.
 
-    A stop lets the batches under way be written first.
+    A stop lets the batches under way be written first. `times` is filled in, however it ends.
 
     Raises:
         SlideReadError: a tile cannot be decoded and `on_bad_tile` is `fail`.
@@ -86,11 +87,12 @@ def fill(
         DeviceError, OutputError: as encoder and journal do.
         Interrupted: a stop was asked for.
     """
-    times, reading, began = EncodeTimes(), ReadTimes(), time.perf_counter()
+    reading, began = ReadTimes(), time.perf_counter()
     tiles = _batches(slide, grid, spans, todo, cfg, ctx, reading)
     begun: deque[_Begun] = deque()
+    writer = _Writer(slide.info.id)
     try:
-        with _Writer(slide.info.id) as writer:
+        with writer:
             for batch in tiles:
                 started = time.perf_counter()
                 begun.append(_begin(batch, todo))
@@ -102,16 +104,18 @@ def fill(
                     break
             while begun:
                 _finish(begun.popleft(), writer, times)
+            started = time.perf_counter()
+            writer.close()
+            times.blocked_s += time.perf_counter() - started
         _tell(writer, times, slide, ctx)
-        times.write_s = writer.busy_s
     finally:
         tiles.close()
+        times.write_s = writer.busy_s
+        times.seconds = time.perf_counter() - began
+        times.stored_tiles = reading.tiles
+        for name in ("read_s", "decode_s", "patch_s", "cut_s", "wait_s", "bytes", "host_tiles"):
+            setattr(times, name, getattr(reading, name))
     ctx.stop.check()
-    times.seconds = time.perf_counter() - began
-    times.read_s, times.decode_s, times.cut_s = reading.read_s, reading.decode_s, reading.cut_s
-    times.wait_s, times.stored_tiles, times.bytes = reading.wait_s, reading.tiles, reading.bytes
-    times.host_tiles = reading.host_tiles
-    return times
 
 
 def _batches(
@@ -176,7 +180,15 @@ def _finish(begun: _Begun, writer: _Writer, times: EncodeTimes) -> None:
         times.blocked_s += time.perf_counter() - computed
 
 
-_Item = tuple[Work, Batch, NDArray[np.float32], bool]
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """Vectors of a batch, whose pixels are not kept; `done` patches are complete with them."""
+
+    work: Work
+    start: int
+    vectors: NDArray[np.float32]
+    ok: NDArray[np.bool_]
+    done: int
 
 
 class _Writer:
@@ -205,44 +217,48 @@ class _Writer:
         """Hand over vectors of a batch, the `last` ones or not; waits while the queue is full."""
         if self._error is not None:
             raise self._error
-        self._queue.put((work, batch, vectors, last))
+        done = len(batch.index) if last else 0
+        self._queue.put(_Item(work, int(batch.index[0]), vectors, batch.ok, done))
 
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, _: TracebackType | None
     ) -> None:
-        self._queue.put(None)
-        self._thread.join()
+        self._end()
         if self._error is not None and kind is None:
             raise self._error
+
+    def close(self) -> None:
+        """Wait until all is written; raises what went wrong."""
+        self._end()
+        if self._error is not None:
+            raise self._error
+
+    def _end(self) -> None:
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             if self._error is not None:  # take the rest, so that nobody waits for room
                 continue
             began = time.perf_counter()
-            work, batch, vectors, last = item
             try:
-                stored = _stored(work.encoder, vectors, batch, work.journal.dtype, self._slide)
-                work.journal.append(int(batch.index[0]), stored, batch.ok)
-                self.written += len(batch.index) if last else 0
+                item.work.journal.append(item.start, _stored(item, self._slide), item.ok)
+                self.written += item.done
             except BaseException as err:  # noqa: BLE001 - raised again in the caller's thread
                 self._error = err
             self.busy_s += time.perf_counter() - began
 
 
-def _stored(
-    encoder: Encoder,
-    vectors: NDArray[np.float32],
-    batch: Batch,
-    dtype: np.dtype[Any],
-    slide: str,
-) -> NDArray[np.floating[Any]]:
+def _stored(item: _Item, slide: str) -> NDArray[np.floating[Any]]:
     """Vectors of a batch in the dtype of the store; zero where the tile is not ok.
 
     Raises:
         EncodingError: a vector has another length, or a value that is not finite.
     """
-    name, count = encoder.spec.name, len(batch.index)
+    encoder, vectors = item.work.encoder, item.vectors
+    name, count = encoder.spec.name, len(item.ok)
     if vectors.shape != (count, encoder.spec.dim):
         raise EncodingError(
             f"'{name}' returned {vectors.shape}, expected {(count, encoder.spec.dim)}.",
@@ -250,9 +266,9 @@ def _stored(
             stage="encoder",
             hint="The encoder's declared dim is wrong.",
         )
-    vectors = np.where(batch.ok[:, None], vectors, 0)
+    vectors = np.where(item.ok[:, None], vectors, 0)
     with np.errstate(over="ignore"):
-        stored = vectors.astype(dtype)
+        stored = vectors.astype(item.work.journal.dtype)
     bad = int((~np.isfinite(stored)).any(axis=1).sum())
     if bad:
         overflow = bool(np.isfinite(vectors).all())

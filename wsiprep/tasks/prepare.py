@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import traceback
 from collections import deque
@@ -175,9 +174,8 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
             raise
         finally:
             record.end(report, len(inputs.slides))
-            if cfg.run.profile is not None and report.profile is not None:
-                with output_errors(cfg.run.profile):
-                    cfg.run.profile.write_text(json.dumps(report.profile.canonical(), indent=2))
+            if cfg.run.profile and report.profile is not None:
+                record.profile(report.profile)
             if any(row.status != "failed" for row in report.rows):
                 record.config(cfg)
             _tidy(out / WORK_FOLDER)

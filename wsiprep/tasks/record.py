@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import get_args
 import yaml
 
 from wsiprep import __version__
+from wsiprep.core.profile import Profile
 from wsiprep.core.report import RunLog, RunReport, SlideOutcome, Status
 from wsiprep.store.disk import write_whole
 from wsiprep.tasks.config import AnyConfig
@@ -71,6 +73,11 @@ class Record:
                 "seconds": round(report.seconds, 3),
             }
         )
+
+    def profile(self, profile: Profile) -> None:
+        """Where the time of encoding went."""
+        content = json.dumps(profile.canonical(), indent=2, ensure_ascii=False)
+        write_whole(self._out / "profile.json", content.encode("utf-8", "backslashreplace"))
 
     def config(self, cfg: AnyConfig) -> None:
         """The settings as a file that `--config` takes."""

@@ -31,7 +31,8 @@ class RedoLog:
     """
 
     def __init__(self, cfg: AnyConfig) -> None:
-        same = cfg.model_dump(mode="json", exclude={"run": {"workers", "fail_fast", "json_"}})
+        how = {"workers", "fail_fast", "json_", "profile"}
+        same = cfg.model_dump(mode="json", exclude={"run": how})
         work = cfg.run.output / WORK_FOLDER
         self.active = cfg.run.overwrite
         self._path = work / f"overwrite-{digest([__version__, same])[:16]}.jsonl"

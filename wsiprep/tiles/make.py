@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 
 from wsiprep.core.contracts import Slide, TiledSlide
 from wsiprep.core.errors import SlideReadError
-from wsiprep.core.types import PatchGrid, Point, Tiling
+from wsiprep.core.types import PatchGrid, Point, ReadPlan, Tiling
 from wsiprep.tiles.blocks import Blocks
 from wsiprep.tiles.patch import read_patch, resample
 from wsiprep.tiles.scaled import Scaled, level_corners
 from wsiprep.tiles.schedule import Piece, Schedule, Unit, schedule
 from wsiprep.tiles.times import ReadTimes
 
-__all__ = ["Job", "Maker", "maker_of"]
+__all__ = ["Job", "Maker", "maker_of", "pieces_of"]
 
 WHITE = 255
+STOP_POLL_S = 0.1
+"""How long a thread that waits for another's tiles may take to notice that all is stopped."""
 OnBadTile = Literal["fail", "mask"]
 Handle = Callable[[], Slide]
 Part = tuple[NDArray[np.uint8], int, int]
@@ -51,6 +53,14 @@ class Job:
     scaled: bool
     at_once: int
     tile_bytes: int
+
+
+def pieces_of(slide: Slide, plan: ReadPlan) -> int:
+    """From how many stored tiles a patch is put together, about."""
+    if not isinstance(slide, TiledSlide):
+        return 1
+    tile = slide.tiling(plan.level).tile
+    return (plan.read_px // tile.width + 1) * (plan.read_px // tile.height + 1)
 
 
 class Maker(Protocol):
@@ -101,7 +111,20 @@ def maker_of(slide: Slide, job: Job, rows: NDArray[np.int64], bounds: NDArray[np
         at_once=job.at_once, budget=job.tile_bytes // (tiling.tile.area * 3),
     )  # fmt: skip
     shape = (tiling.tile.height, tiling.tile.width, 3)
-    return _FromTiles(job, tiles, shape, source, read_px)
+    return _FromTiles(job, tiles, shape, source, read_px, rows)
+
+
+def _read_one(
+    job: Job, slide: Slide, row: int, patch: NDArray[np.uint8], ok: NDArray[np.bool_]
+) -> None:
+    """Read the patch of a row of the grid; `ok` is bool (1,)."""
+    x, y = job.grid.origin0_px[row]
+    try:
+        patch[...] = read_patch(slide, Point(int(x), int(y)), job.grid.plan)
+    except SlideReadError:
+        if job.on_bad_tile == "fail":
+            raise
+        patch[...], ok[...] = WHITE, False
 
 
 class _OneByOne:
@@ -118,14 +141,8 @@ class _OneByOne:
         for k, row in enumerate(self._rows[self._bounds[unit] : self._bounds[unit + 1]]):
             if job.stopped.is_set():
                 return
-            x, y = job.grid.origin0_px[row]
-            try:
-                pixels[k] = read_patch(slide, Point(int(x), int(y)), job.grid.plan)
-            except SlideReadError:
-                if job.on_bad_tile == "fail":
-                    raise
-                pixels[k], ok[k] = WHITE, False
-        job.times.add(read_s=time.perf_counter() - began, tiles=len(pixels))
+            _read_one(job, slide, int(row), pixels[k], ok[k : k + 1])
+        job.times.add(patch_s=time.perf_counter() - began, tiles=len(pixels))
 
 
 class _Source(Protocol):
@@ -148,9 +165,10 @@ class _FromTiles:
         shape: tuple[int, int, int],
         source: Callable[[Slide], _Source],
         read_px: int,
+        rows: NDArray[np.int64],
     ) -> None:
         self._job, self._schedule, self._shape, self._source = job, tiles, shape, source
-        self._read_px = read_px
+        self._read_px, self._rows, self._blocks = read_px, rows, source is Blocks
         self._ready = [threading.Event() for _ in range(len(tiles))]
         self._left = tiles.users.tolist()
         self._lent: dict[int, NDArray[np.uint8] | SlideReadError] = {}
@@ -168,10 +186,13 @@ class _FromTiles:
         finally:
             self._ready[unit].set()
         for earlier in work.after:  # begun before this one, and decoding they wait for nobody
-            self._ready[earlier].wait()
+            # When all is stopped, a unit may have been cancelled before one that needs it.
+            while not self._ready[earlier].wait(STOP_POLL_S):
+                if self._job.stopped.is_set():
+                    return
         if not self._job.stopped.is_set():
             began = time.perf_counter()
-            self._cut(work, pixels, ok, native=native)
+            self._cut(work, unit, pixels, ok, handle, native=native)
             self._give_back(work)
             self._job.times.add(cut_s=time.perf_counter() - began)
 
@@ -197,10 +218,18 @@ class _FromTiles:
             read_s += fetched - began
             decode_s += time.perf_counter() - fetched
             bytes_ += len(data)
-        self._job.times.add(read_s=read_s, decode_s=decode_s, bytes=bytes_, tiles=len(work.decode))
+        spent = {"patch_s": decode_s} if self._blocks else {"read_s": read_s, "decode_s": decode_s}
+        self._job.times.add(**spent, bytes=bytes_, tiles=len(work.decode))
 
     def _cut(
-        self, work: Unit, pixels: NDArray[np.uint8], ok: NDArray[np.bool_], *, native: bool
+        self,
+        work: Unit,
+        unit: int,
+        pixels: NDArray[np.uint8],
+        ok: NDArray[np.bool_],
+        handle: Handle,
+        *,
+        native: bool,
     ) -> None:
         side = self._read_px
         factor, rest = divmod(side, self._job.grid.plan.patch_px)
@@ -208,10 +237,19 @@ class _FromTiles:
         for k, pieces in enumerate(work.pieces):
             try:
                 parts = self._parts(pieces)
-            except SlideReadError:
-                if self._job.on_bad_tile == "fail":
-                    raise
-                pixels[k], ok[k] = WHITE, False
+            except SlideReadError as err:
+                if self._blocks:  # the fault may lie beside the patch
+                    _read_one(
+                        self._job,
+                        handle(),
+                        int(self._rows[self._schedule.bounds[unit] + k]),
+                        pixels[k],
+                        ok[k : k + 1],
+                    )
+                elif self._job.on_bad_tile == "fail":
+                    raise err
+                else:
+                    pixels[k], ok[k] = WHITE, False
                 continue
             if native:
                 if not (len(pieces) == 1 and pieces[0][0] in work.direct):

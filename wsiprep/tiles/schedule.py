@@ -126,7 +126,7 @@ def schedule(
         tiling: How it is stored.
         at_once: Units that may be under way at a time.
         budget: Tiles that may be held at a time. It is exceeded only where the units under way
-            need more than that by themselves.
+            lie on more than that by themselves.
     """
     patch, piece_tile, piece = _pieces(corner, read_px, level, tiling)
     count = len(bounds) - 1
@@ -143,9 +143,10 @@ def schedule(
         begin = np.flatnonzero(fresh)
         end = np.append(begin[1:], len(pairs)) - 1 if len(pairs) else begin
         resident = _resident(unit[begin], unit[end], count, at_once)
-        if resident <= budget or horizon == 0:
+        # Nearer than the units under way, a tile is held anyway: letting go would double it.
+        if resident <= budget or horizon <= at_once:
             break
-        horizon //= 2
+        horizon = max(at_once, horizon // 2)
     loan = np.cumsum(fresh) - 1
     piece[:, 0] = loan[pair_of_piece]
     by_unit = np.lexsort((loan, unit))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from wsiprep.core.contracts import Slide
 from wsiprep.core.cores import default_workers
 from wsiprep.core.types import PatchGrid, TileBatch
-from wsiprep.tiles.make import Job, Maker, OnBadTile, maker_of
+from wsiprep.tiles.make import Job, Maker, OnBadTile, maker_of, pieces_of
 from wsiprep.tiles.times import ReadTimes
 from wsiprep.tiles.units import (
     TILE_BYTES,
@@ -59,7 +59,7 @@ def stream_tiles(
     Each thread opens its own handle. Memory does not depend on the size of the slide: `ahead + 1`
     batches of patch_px² * 3 bytes a patch; `TILE_BYTES` of decoded tiles, or those that the
     patches under way lie on if that is more; read_px² * 3 bytes a thread where patches are
-    resized; some MiB of schedule.
+    resized; at most some 100 MiB of schedule.
 
     Args:
         open_slide: Opens a new handle; called once in each thread, and once here.
@@ -99,7 +99,7 @@ def stream_tiles(
     waiting: deque[tuple[TileBatch, list[Future[None]]]] = deque()
     try:
         with _resizing_on_one_core():
-            for stretch in stretches_of(spans):
+            for stretch in stretches_of(spans, pieces_of(handles.get(), plan)):
                 rows, bounds = units_of(stretch, unit)
                 maker, number = maker_of(handles.get(), job, rows, bounds), 0
                 for start, stop in stretch:
@@ -146,12 +146,27 @@ def _finished(waiting: deque[tuple[TileBatch, list[Future[None]]]], times: ReadT
     return batch
 
 
+_streams = 0
+_threads_before = 0
+_counting = threading.Lock()
+
+
 @contextmanager
 def _resizing_on_one_core() -> Iterator[None]:
-    """Within it, OpenCV does not start threads of its own: the reading threads are enough."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
+    """Within it, OpenCV does not start threads of its own: the reading threads are enough.
+
+    The number is the process's: the first stream sets it, the last one puts it back.
+    """
+    global _streams, _threads_before
+    with _counting:
+        if _streams == 0:
+            _threads_before = cv2.getNumThreads()
+            cv2.setNumThreads(1)
+        _streams += 1
     try:
         yield
     finally:
-        cv2.setNumThreads(before)
+        with _counting:
+            _streams -= 1
+            if _streams == 0:
+                cv2.setNumThreads(_threads_before)

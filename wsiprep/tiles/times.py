@@ -14,8 +14,9 @@ class ReadTimes:
 
     Attributes:
         threads: Reading threads.
-        read_s: Fetching compressed tiles; all of reading where a slide gives no tiles.
+        read_s: Fetching compressed tiles.
         decode_s: Decoding them.
+        patch_s: Reading from a slide that gives no tiles: fetching and decoding in one.
         cut_s: Cutting patches from tiles and resizing them.
         wait_s: The consumer's, waiting for a batch.
         tiles: Tiles decoded; patches where a slide gives no tiles.
@@ -26,6 +27,7 @@ class ReadTimes:
     threads: int = 0
     read_s: float = 0.0
     decode_s: float = 0.0
+    patch_s: float = 0.0
     cut_s: float = 0.0
     wait_s: float = 0.0
     tiles: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,9 @@ TILE_BYTES = 256 << 20
 """Decoded tiles kept for later patches; more only where those under way need more."""
 AHEAD_BYTES = 256 << 20
 """Batches made in advance; more only where a single batch is larger."""
-STRETCH_PATCHES = 1 << 16
-"""Patches scheduled at a time, so that schedules stay small. Tiles are not kept beyond."""
+STRETCH_PIECES = 1 << 18
+"""Pieces of patches scheduled at a time, so that schedules stay below some 100 MiB. Tiles are not
+kept beyond."""
 
 
 class Handles:
@@ -52,25 +54,26 @@ class Handles:
 
     def close(self) -> None:
         """Close all of them."""
-        for slide in self._opened:
-            slide.close()
+        with ExitStack() as closing:  # all of them, also where one fails
+            for slide in self._opened:
+                closing.callback(slide.close)
 
 
 def batches_ahead(workers: int, batch: int, unit: int, patch_px: int) -> int:
     """Batches ahead that give every thread a unit in hand and one to follow, within bounds."""
-    wanted = -(-2 * workers * unit // batch) + 1
-    affordable = AHEAD_BYTES // (batch * patch_px**2 * 3) - 1
+    wanted = -(-2 * workers * unit // max(1, batch)) + 1
+    affordable = AHEAD_BYTES // (max(1, batch) * patch_px**2 * 3) - 1
     return max(1, min(wanted, affordable))
 
 
-def stretches_of(spans: Sequence[Span]) -> Iterator[list[Span]]:
-    """Spans in runs of at least `STRETCH_PATCHES` patches, but for the last."""
+def stretches_of(spans: Sequence[Span], pieces: int) -> Iterator[list[Span]]:
+    """Spans in runs of about `STRETCH_PIECES`, of so many pieces a patch; at least one a run."""
     stretch: list[Span] = []
     patches = 0
     for start, stop in spans:
         stretch.append((start, stop))
         patches += stop - start
-        if patches >= STRETCH_PATCHES:
+        if patches * pieces >= STRETCH_PIECES:
             yield stretch
             stretch, patches = [], 0
     if stretch:

@@ -221,7 +221,7 @@ def test_no_more_is_made_than_a_few_batches_ahead(monkeypatch):
 
 
 def test_stretches_and_gaps(monkeypatch):
-    monkeypatch.setattr("wsiprep.tiles.units.STRETCH_PATCHES", 50)
+    monkeypatch.setattr("wsiprep.tiles.units.STRETCH_PIECES", 50)
     slide, grid = jpeg_slide(stride=40)
     parts = [(3, 9), (40, 41), (100, 130), (140, 200), (210, 300)]
     index, pixels, _ = on_device(slide, grid, parts)

@@ -152,14 +152,20 @@ def _codec(image: DicomImage) -> tuple[TileCodec, bool]:
     syntax, colours = image.syntax, image.photometric
     if syntax == _PLAIN and colours == "RGB":
         return PlainCodec(NONE), False
-    if syntax in _JPEG2000 and colours in _JPEG2000_COLOURS:
-        # The decoder undoes the colour transform that YBR_ICT and YBR_RCT speak of.
-        return Jpeg2000Codec(ycbcr=False), False
-    if syntax != _JPEG or colours not in _JPEG_COLOURS:
+    jpeg2000 = syntax in _JPEG2000 and colours in _JPEG2000_COLOURS
+    if not jpeg2000 and (syntax != _JPEG or colours not in _JPEG_COLOURS):
         raise RefusedError(f"transfer syntax {syntax} with {colours or 'unknown colours'}")
     with image.path.open("rb") as file:
         file.seek(int(image.offsets[0]))
         span = file.read(int(image.counts[0]))
+    if jpeg2000:
+        # The decoder undoes the colour transform that YBR_ICT and YBR_RCT speak of.
+        codec = Jpeg2000Codec(ycbcr=False)
+        try:
+            codec.decode(defragment(span), np.empty((image.rows, image.columns, 3), np.uint8))
+        except Exception as err:  # decoders raise whatever they like
+            raise RefusedError(f"frames that are not decoded here ({one_line(err)})") from err
+        return codec, False
     try:
         data = defragment(span)
         size = JpegCodec(b"", ycbcr=True).size(data)

@@ -26,6 +26,7 @@ def area_average(
     *,
     tile: Size | None = None,
     threads: int = 1,
+    extent: tuple[float, float] | None = None,
 ) -> NDArray[np.uint8]:
     """Mean colour of the area under each pixel of a smaller picture.
 
@@ -45,6 +46,8 @@ def area_average(
         level_size: Size of the level in pixels.
         size: Size of the result, at most that of the level along each axis.
         tile: Size of the stored tiles; blocks are made of whole ones where that fits.
+        extent: (width, height) of the picture in pixels of the level, which need not be whole;
+            the last row and column of pixels may lie partly outside. None: all of the level.
         threads: Blocks read at a time; `read` is called from several threads if above 1.
 
     Returns:
@@ -76,7 +79,8 @@ def area_average(
             pool.shutdown(cancel_futures=True)
     # A last cell narrower than k would count as a whole one if OpenCV were given the target size;
     # given the scale, it covers just its share.
-    fx, fy = size.width * kx / level_size.width, size.height * ky / level_size.height
+    width, height = extent or (level_size.width, level_size.height)
+    fx, fy = size.width * kx / width, size.height * ky / height
     if fx == 1 and fy == 1:
         return reduced
     scaled = cv2.resize(reduced, None, fx=fx, fy=fy, interpolation=cv2.INTER_AREA)

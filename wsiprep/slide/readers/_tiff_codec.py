@@ -2,7 +2,7 @@
 
 Source: TIFF 6.0 (compression, predictor, photometric interpretation); the Aperio compressions
 33003 (YCbCr) and 33005 (RGB) hold a bare JPEG 2000 codestream a tile; JFIF 1.02 (YCbCr to
-RGB); ITU-T T.800 A.5.1 (size of a codestream).
+RGB); ITU-T T.800 A.5.1 (size of a codestream); RFC 9649 (WebP).
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class PlainCodec:
             ValueError: another number of bytes than the tile has; the decoders raise their own.
         """
         if self.compression == WEBP:
+            if _webp_size(data) != out.shape[:2]:
+                raise ValueError(f"it is no WebP picture of {out.shape[1]} x {out.shape[0]} px")
             pixels = _decoder(WEBP)(data)
         else:
             # The length is a bound: a tile cannot unpack to more than its pixels.
@@ -78,11 +80,7 @@ class Jpeg2000Codec:
         """
         import imagecodecs
 
-        said = data.find(_SIZ, 0, _JP2_HEAD_BYTES) + len(_SIZ) + 4  # past length and capabilities
-        x1, y1, x0, y0 = (
-            int.from_bytes(data[at : at + 4], "big") for at in range(said, said + 16, 4)
-        )
-        if said < 8 or (y1 - y0, x1 - x0) != out.shape[:2]:
+        if _jpeg2000_size(data) != out.shape[:2]:
             raise ValueError(f"it is no JPEG 2000 picture of {out.shape[1]} x {out.shape[0]} px")
         pixels = imagecodecs.jpeg2k_decode(data)
         if pixels.shape != out.shape or pixels.dtype != np.uint8:
@@ -91,6 +89,38 @@ class Jpeg2000Codec:
             ycbcr_to_rgb(pixels, out)
         else:
             out[...] = pixels
+
+
+def _jpeg2000_size(data: bytes) -> tuple[int, int]:
+    """(height, width) that a JPEG 2000 stream says.
+
+    Raises:
+        ValueError: its channels are of different sizes: what the decoder makes of their colours
+            is not what they are.
+    """
+    at = data.find(_SIZ, 0, _JP2_HEAD_BYTES)
+    head = data[at + 8 : at + 8 + 34 + 9] if at >= 0 else b""  # past length and capabilities
+    if len(head) < 34 + 9:
+        return 0, 0
+    x1, y1, x0, y0 = (int.from_bytes(head[i : i + 4], "big") for i in range(0, 16, 4))
+    steps = {head[i : i + 2] for i in range(35, 34 + 9, 3)}  # of each of three channels
+    if steps != {b"\x01\x01"}:
+        raise ValueError("a JPEG 2000 picture with subsampled colours")
+    return y1 - y0, x1 - x0
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """(height, width) that a WebP stream says; (0, 0) where it is none."""
+    kind = data[12:16] if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else b""
+    little = int.from_bytes
+    if kind == b"VP8 ":
+        return little(data[28:30], "little") & 0x3FFF, little(data[26:28], "little") & 0x3FFF
+    if kind == b"VP8L":
+        both = little(data[21:25], "little")
+        return (both >> 14 & 0x3FFF) + 1, (both & 0x3FFF) + 1
+    if kind == b"VP8X":
+        return little(data[27:30], "little") + 1, little(data[24:27], "little") + 1
+    return 0, 0
 
 
 def ycbcr_to_rgb(ycbcr: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:

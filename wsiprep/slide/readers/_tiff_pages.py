@@ -70,6 +70,8 @@ def pages_of(tiff: Any) -> Pages:
         mpp_y=ome_y or tags.mpp_y,
         looked_for=("OME PhysicalSizeX", *tags.looked_for),
     )
+    if any(page.imagewidth > first.imagewidth for page in reduced):
+        raise RefusedError("its first page is not the largest")
     levels = (first, *sorted(reduced, key=lambda page: -page.imagewidth))
     return Pages("generic-tiff", levels, raw)
 
@@ -84,5 +86,5 @@ def _aperio_resolution(description: str) -> RawResolution:
         key, equals, value = item.partition("=")
         if equals:
             said[key.strip()] = value.strip()
-    mpp = said.get("MPP")
+    mpp = said.get("MPP", "").replace(",", ".") or None  # written where commas are decimal
     return RawResolution(mpp, mpp, said.get("AppMag"), looked_for=("aperio.MPP", "aperio.AppMag"))

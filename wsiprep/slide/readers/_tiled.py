@@ -170,12 +170,14 @@ class TiledBase(BaseSlide):
         self._live_handle()  # once, before threads ask for it
         threads = min(MAX_THREADS, available_cores())
         whole, tile = self._info.level_sizes[level], self._table(level).tiling.tile
+        extent: tuple[float, float] | None = None
         if (
             self.shrinks(level)
             and min(whole.width // size.width, whole.height // size.height) >= 2 * SHRINK
             and not (tile.width % SHRINK or tile.height % SHRINK)
         ):
-            whole = Size(whole.width // SHRINK, whole.height // SHRINK)
+            extent = (whole.width / SHRINK, whole.height / SHRINK)
+            whole = Size(-(-whole.width // SHRINK), -(-whole.height // SHRINK))
             tile = Size(tile.width // SHRINK, tile.height // SHRINK)
             decode: Decode = self.decode_shrunk
         else:
@@ -183,7 +185,7 @@ class TiledBase(BaseSlide):
         tiling = Tiling(tile, self._table(level).tiling.shape)
         return area_average(
             lambda box: self._assemble(level, box, tiling, decode),
-            whole, size, tile=tile, threads=threads,
+            whole, size, tile=tile, threads=threads, extent=extent,
         )  # fmt: skip
 
     def shrinks(self, level: int) -> bool:

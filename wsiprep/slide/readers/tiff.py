@@ -143,19 +143,28 @@ def _codec(page: Any, kind: str) -> TileCodec:
         raise RefusedError(f"not an RGB slide: {kind}, compression {name}")
     if compression == _JP2K:
         return Jpeg2000Codec(ycbcr=False)
+    if page.tags.valueof("Orientation", 1) != 1:
+        raise RefusedError("turned or mirrored")
     if compression not in PLAIN or page.predictor not in (1, 2) or page.fillorder != 1:
         raise RefusedError(f"compression {name} with predictor {int(page.predictor)}")
     return PlainCodec(compression, page.predictor == 2)
 
 
 def _check_first(file: Any, page: Any, table: TileTable) -> None:
-    """Refuse a level whose first tile is no JPEG of the size that the TIFF says."""
+    """Refuse a level whose first tile is not as the TIFF says: of a JPEG just the header."""
     there = np.flatnonzero(table.counts)
-    if not isinstance(table.codec, JpegCodec) or not there.size:
+    if not there.size:
         return
     file.seek(int(table.offsets[there[0]]))
+    data = file.read(int(table.counts[there[0]]))
+    if not isinstance(table.codec, JpegCodec):
+        try:
+            table.codec.decode(data, np.empty((page.tilelength, page.tilewidth, 3), np.uint8))
+        except Exception as err:  # decoders raise whatever they like
+            raise RefusedError(f"tiles that are not decoded here ({one_line(err)})") from err
+        return
     try:
-        size = table.codec.size(file.read(int(table.counts[there[0]])))
+        size = table.codec.size(data)
     except ValueError as err:
         raise RefusedError(f"a JPEG that is not decoded here ({one_line(err)})") from err
     if size != (page.tilewidth, page.tilelength):

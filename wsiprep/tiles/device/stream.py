@@ -25,7 +25,7 @@ from wsiprep.core.errors import DeviceError
 from wsiprep.core.types import PatchGrid, ReadPlan
 from wsiprep.tiles.device.decode import JpegDecoder
 from wsiprep.tiles.device.make import DeviceJob, DeviceMaker, Fetched
-from wsiprep.tiles.make import OnBadTile
+from wsiprep.tiles.make import OnBadTile, pieces_of
 from wsiprep.tiles.schedule import Unit
 from wsiprep.tiles.times import ReadTimes
 from wsiprep.tiles.units import (
@@ -140,7 +140,7 @@ def stream_on_device(
         grid, decoder, handles.get, on_bad_tile, stopped, times, TILE_BYTES, threading.Event()
     )
     try:
-        for stretch in stretches_of(spans):
+        for stretch in stretches_of(spans, pieces_of(handles.get(), plan)):
             rows, bounds = units_of(stretch, unit)
             maker = DeviceMaker(job, rows, bounds)
             number = 0
