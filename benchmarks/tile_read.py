@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,9 @@ def one_by_one(slide: Slide, grid: PatchGrid) -> Iterator[np.ndarray]:
         yield read_patch(slide, Point(int(x), int(y)), grid.plan)
 
 
-def streamed(path: Path, grid: PatchGrid, workers: int) -> Iterator[np.ndarray]:
+def streamed(slide: Slide, grid: PatchGrid, workers: int) -> Iterator[np.ndarray]:
     spans = [(i, min(i + BATCH, len(grid))) for i in range(0, len(grid), BATCH)]
-    for batch in stream_tiles(lambda: open_slide(path), grid, spans, workers=workers):
+    for batch in stream_tiles(slide.reopen, grid, spans, workers=workers):
         yield from batch.pixels
 
 
@@ -131,8 +131,8 @@ def cases(path: Path, grid: PatchGrid) -> list[Case]:
     for workers in (1, 2):
         add(
             f"stream_tiles, {workers} thread{'s' * (workers > 1)}",
-            nullcontext,
-            lambda _, workers=workers: streamed(path, grid, workers),
+            partial(open_slide, path),
+            lambda s, workers=workers: streamed(s, grid, workers),
             len(grid),
             batch=BATCH,
         )
@@ -169,13 +169,13 @@ def check_equal(path: Path, grid: PatchGrid) -> None:
         want = np.stack(list(naive(plain, few))).astype(np.int16)
         # The box mean is rounded differently by Pillow and OpenCV.
         tolerance = 0 if grid.plan.read_px == grid.plan.patch_px else 1
-        for tiles in (one_by_one(a, few), one_by_one(b, few), streamed(path, few, 2)):
+        for tiles in (one_by_one(a, few), one_by_one(b, few), streamed(a, few, 2)):
             assert np.abs(np.stack(list(tiles)) - want).max() <= tolerance
 
 
 def main(argv: list[str] | None = None) -> None:
     opts = options(__doc__, argv)
-    size = (2048, 1024) if opts.quick else (12288, 8192)
+    size = (2048, 1024) if opts.quick else (20480, 15360)
     with tempfile.TemporaryDirectory() as folder:
         path, pixels = mirrored(Path(folder), *size)
         for title, grid in (
