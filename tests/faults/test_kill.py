@@ -153,7 +153,7 @@ for name in ("rename", "replace", "fsync", "pwrite", "truncate"):
 """
 
 
-@pytest.mark.parametrize("points", [5, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("points", [5, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_kill_at_chosen_disk_operations(small_slide, tmp_path, undisturbed, points):
     """Deterministic: the k-th rename, replace, fsync, pwrite or truncate is where it dies."""
     expected, _ = undisturbed
@@ -181,7 +181,7 @@ def test_a_kill_at_chosen_disk_operations(small_slide, tmp_path, undisturbed, po
         assert verify_output(out).findings == (), step
 
 
-@pytest.mark.parametrize("points", [4, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("points", [4, pytest.param(25, marks=pytest.mark.slow)])
 def test_a_killed_overwrite_resumes_to_the_bytes_of_a_fresh_run(
     small_slide, tmp_path, undisturbed, points, monkeypatch
 ):
