@@ -237,8 +237,8 @@ def main(argv: list[str] | None = None) -> None:
     with fresh() as folder:
         small = write_he(folder, width, height)
         medium = repeat(folder, small, 2)
-        dense, pixels = mirrored(folder, *((1024, 1024) if opts.quick else (20480, 15360)))
-        less, _ = mirrored(folder, *((1024, 512) if opts.quick else (6144, 5120)))
+        dense, pixels = mirrored(folder, *((4096, 2048) if opts.quick else (20480, 15360)))
+        less, _ = mirrored(folder, *((2048, 2048) if opts.quick else (6144, 5120)))
         check_equal(small, tissue_grid(small, 0.5))
         for encoder, path in (("test", medium), ("lite0", small)):
             cases = run_cases(path, tissue_grid(path, 0.5), encoder)

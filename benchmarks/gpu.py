@@ -35,6 +35,7 @@ from slides import part, write_he
 import wsiprep
 from wsiprep.core.cores import default_workers
 from wsiprep.core.errors import PluginUnavailableError
+from wsiprep.core.profile import EncodeTimes
 from wsiprep.core.types import PatchGrid
 from wsiprep.encoders import EncoderConfig, load_encoder
 from wsiprep.encoders.torch_encoder import TorchEncoder
@@ -134,7 +135,8 @@ def pipeline(
     )  # fmt: skip
     cfg: Any = SimpleNamespace(on_bad_tile="fail", decode=name)
     with wsiprep.open_slide(path) as slide:
-        times = fill(slide, grid, spans_of(grid, batch), [Work(encoder, "key", journal)], cfg, ctx)
+        times, work = EncodeTimes(), [Work(encoder, "key", journal)]
+        fill(slide, grid, spans_of(grid, batch), work, cfg, ctx, times)
     return Done(times.tiles, {"waits %": round(100 * times.wait_s / times.seconds), **facts})
 
 
