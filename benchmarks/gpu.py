@@ -131,7 +131,7 @@ def pipeline(
     name = "cpu" if decoder is None else decoder.name
     ctx: Any = SimpleNamespace(
         workers=default_workers(), stop=StopRequests(), on_event=lambda _: None,
-        decoders={name: decoder},
+        decoders={} if decoder is None else {name: decoder},
     )  # fmt: skip
     cfg: Any = SimpleNamespace(on_bad_tile="fail", decode=name)
     with wsiprep.open_slide(path) as slide:
