@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -110,7 +109,7 @@ def fill(
         _tell(writer, times, slide, ctx)
     finally:
         tiles.close()
-        times.write_s = writer.busy_s
+        times.tiles, times.write_s = writer.written, writer.busy_s
         times.seconds = time.perf_counter() - began
         times.stored_tiles = reading.tiles
         for name in ("read_s", "decode_s", "patch_s", "cut_s", "wait_s", "bytes", "host_tiles"):
@@ -194,7 +193,7 @@ class _Item:
 class _Writer:
     """A thread that checks vectors and appends them to journals.
 
-    What went wrong in it is raised by the next `put`, or when it is left.
+    What went wrong in it is raised by the next `put`, or by `close`.
 
     Attributes:
         busy_s: Seconds it was at work.
@@ -220,12 +219,8 @@ class _Writer:
         done = len(batch.index) if last else 0
         self._queue.put(_Item(work, int(batch.index[0]), vectors, batch.ok, done))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, _: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end()
-        if self._error is not None and kind is None:
-            raise self._error
 
     def close(self) -> None:
         """Wait until all is written; raises what went wrong."""
