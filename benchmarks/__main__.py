@@ -8,7 +8,15 @@ from pathlib import Path
 
 import torch
 
-FILES = ("tile_read.py", "stream.py", "lattice.py", "encode.py", "store_layout.py", "end_to_end.py")
+FILES = (
+    "tile_read.py",
+    "stream.py",
+    "thumbnail.py",
+    "lattice.py",
+    "encode.py",
+    "store_layout.py",
+    "end_to_end.py",
+)
 
 
 def main(argv: list[str]) -> int:

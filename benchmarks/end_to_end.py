@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import openslide
+from child import in_child
 from harness import Case, Done, compare, options
 from PIL import Image
 from slides import full_grid, mirrored, repeat, tissue_grid, write_he
@@ -47,16 +48,14 @@ from wsiprep.tiles import read_patch
 BATCH = 32
 Encode = Callable[[list[Any]], np.ndarray]
 
-# Peak memory is VmHWM where there is one: ru_maxrss of a child begins at its parent's.
 CHILD = """
-import re, resource, sys
-from pathlib import Path
+from child import tell
 from wsiprep.core.config import build
 from wsiprep.tasks.config import PrepareConfig
 from wsiprep.tasks.prepare import prepare
 patches = 0
-if len(sys.argv) > 1:
-    values = {"slides": (sys.argv[1],), "output": sys.argv[2], "encoder": ("test",), "workers": 2}
+if len(sys.argv) > 2:
+    values = {"slides": (sys.argv[2],), "output": sys.argv[1], "encoder": ("test",), "workers": 2}
     report = prepare(build(PrepareConfig, ("benchmark", values)))
     assert report.exit_code == 0, report.canonical()
     patches = report.rows[0].encoded
@@ -64,12 +63,7 @@ else:
     from wsiprep.encoders import load_encoder
     load_encoder("test", device="cpu")
     import openslide, tiffslide, zarr, cv2
-status = Path("/proc/self/status")
-if status.is_file():
-    peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", status.read_text())[1]) * 1024
-else:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(patches, peak)
+tell(patches)
 """
 
 
@@ -215,19 +209,11 @@ def start_cases() -> list[Case]:
     ]
 
 
-def in_child(path: Path | None, out: Path) -> Done:
-    words = [] if path is None else [str(path), str(out)]
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, *words], check=True, capture_output=True, text=True
-    )
-    patches, peak = (int(word) for word in done.stdout.split())
-    return Done(patches, {"patches": patches, "peak MiB": peak / 2**20})
-
-
 def memory_cases(slide: Path, larger: Path) -> list[Case]:
-    slides = {"imports only": None, "a slide": slide, "10 x its area": larger}
+    slides = {"imports only": [], "a slide": [slide], "10 x its area": [larger]}
     return [
-        Case(name, {}, "patches", fresh, partial(in_child, path)) for name, path in slides.items()
+        Case(name, {}, "patches", fresh, lambda out, w=words: in_child(CHILD, [out, *w]))
+        for name, words in slides.items()
     ]
 
 

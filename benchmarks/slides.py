@@ -29,11 +29,14 @@ def write_he(folder: Path, width: int, height: int) -> Path:
     return path
 
 
-def mirrored(folder: Path, width: int, height: int) -> tuple[Path, str]:
+def mirrored(
+    folder: Path, width: int, height: int, downsamples: tuple[int, ...] | None = None
+) -> tuple[Path, str]:
     """A slide of any size that is tissue and glass throughout, and a word on its pixels.
 
     2048 px square of a real slide where it is at hand, else of a synthetic one, mirrored in both
-    directions so that it has no seams; JPEG (4:2:0, quality 85) in tiles of 256 px.
+    directions so that it has no seams; JPEG (4:2:0, quality 85) in tiles of 256 px, by default in
+    levels of 1, 4, 16 ...
     """
     shared = Path(os.environ.get("WSIPREP_SHARED", Path(__file__).parents[2] / "shared"))
     real = shared / "data" / "slides" / REAL
@@ -47,7 +50,7 @@ def mirrored(folder: Path, width: int, height: int) -> tuple[Path, str]:
         return np.ascontiguousarray(square[rows[:, None], cols[None]])
 
     path = folder / f"mirrored_{width}x{height}.svs"
-    write_pyramid(path, Size(width, height), 0.5, render)
+    write_pyramid(path, Size(width, height), 0.5, render, downsamples=downsamples)
     return path, "real H&E pixels" if real.is_file() else "synthetic H&E pixels"
 
 

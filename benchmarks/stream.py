@@ -13,14 +13,12 @@ memory       peak of a process that streams a slide, and one of ten times its ar
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from child import in_child
 from harness import Case, Done, compare, options
 from slides import full_grid, mirrored, part
 from tile_read import StoredTiles
@@ -33,25 +31,16 @@ from wsiprep.tiles import ReadTimes, stream_tiles
 
 BATCH = 32
 
-# Peak memory is VmHWM where there is one: ru_maxrss of a child begins at its parent's.
 CHILD = """
-import re, resource, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+from child import tell
 from slides import full_grid
 from stream import drain
 from wsiprep import open_slide
 patches = 0
-if len(sys.argv) > 2:
-    with open_slide(sys.argv[2]) as slide:
-        grid = full_grid(sys.argv[2], 0.5, 256, 128, shift0_px=100)
-        patches = drain(slide, grid, 2).amount
-status = Path("/proc/self/status")
-if status.is_file():
-    peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", status.read_text())[1]) * 1024
-else:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(int(patches), peak)
+if len(sys.argv) > 1:
+    with open_slide(sys.argv[1]) as slide:
+        patches = drain(slide, full_grid(sys.argv[1], 0.5, 256, 128, shift0_px=100), 2).amount
+tell(patches)
 """
 
 
@@ -108,20 +97,11 @@ def thread_cases(path: Path, grid: PatchGrid) -> list[Case]:
     ]
 
 
-def in_child(path: Path | None, _: Any) -> Done:
-    words = [str(Path(__file__).parent), *([] if path is None else [str(path)])]
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, *words], check=True, capture_output=True, text=True
-    )
-    patches, peak = (int(word) for word in done.stdout.split())
-    return Done(patches, {"patches": patches, "peak MiB": peak / 2**20})
-
-
 def memory_cases(slide: Path, larger: Path) -> list[Case]:
-    slides = {"imports only": None, "a slide": slide, "10 x its area": larger}
+    slides = {"imports only": [], "a slide": [slide], "10 x its area": [larger]}
     return [
-        Case(name, {}, "patches", nullcontext, partial(in_child, path))
-        for name, path in slides.items()
+        Case(name, {}, "patches", nullcontext, lambda _, words=words: in_child(CHILD, words))
+        for name, words in slides.items()
     ]
 
 

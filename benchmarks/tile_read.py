@@ -7,6 +7,7 @@ OpenSlide    read_region + convert("RGB") (+ Pillow's box filter), as most tools
 one by one   the same through our readers: `read_patch` with reader tiff, tiffslide
 stream_tiles what `wsiprep embed` does: every stored tile decoded once, patches cut from it; by one
              reading thread, and by two
+scaled       patches halved inside the decoder, and how far their pixels are off
 limit        the bare decoder: the tiles under the patches, each decoded once from memory to a
              buffer and forgotten, by simplejpeg (libjpeg-turbo) and by imagecodecs
 
@@ -61,9 +62,11 @@ def one_by_one(slide: Slide, grid: PatchGrid) -> Iterator[np.ndarray]:
         yield read_patch(slide, Point(int(x), int(y)), grid.plan)
 
 
-def streamed(slide: Slide, grid: PatchGrid, workers: int) -> Iterator[np.ndarray]:
+def streamed(
+    slide: Slide, grid: PatchGrid, workers: int, *, scaled: bool = False
+) -> Iterator[np.ndarray]:
     spans = [(i, min(i + BATCH, len(grid))) for i in range(0, len(grid), BATCH)]
-    for batch in stream_tiles(slide.reopen, grid, spans, workers=workers):
+    for batch in stream_tiles(slide.reopen, grid, spans, workers=workers, scaled=scaled):
         yield from batch.pixels
 
 
@@ -136,6 +139,16 @@ def cases(path: Path, grid: PatchGrid) -> list[Case]:
             len(grid),
             batch=BATCH,
         )
+    if halved:
+        facts = off(path, few)
+
+        def scaled(slide: Slide) -> Done:
+            for _ in streamed(slide, grid, 1, scaled=True):
+                pass
+            return Done(len(grid), facts)
+
+        opened = partial(open_slide, path)
+        made.append(Case("--decode scaled, 1 thread", {}, "patches", opened, scaled))
     for name in ("imagecodecs", "simplejpeg"):
 
         def decode(tiles: StoredTiles, name: str = name) -> Done:
@@ -150,6 +163,17 @@ def cases(path: Path, grid: PatchGrid) -> list[Case]:
             )
         )  # fmt: skip
     return made
+
+
+def off(path: Path, grid: PatchGrid) -> dict[str, float]:
+    """How far patches that the decoder shrinks are from the area mean, of 255 levels."""
+    with open_slide(path) as slide:
+        exact, shrunk = (
+            np.stack(list(streamed(slide, grid, 1, scaled=how))).astype(int)
+            for how in (False, True)
+        )
+    difference = np.abs(shrunk - exact)
+    return {"levels off, mean": float(difference.mean()), "at most": float(difference.max())}
 
 
 def some(grid: PatchGrid, count: int) -> PatchGrid:

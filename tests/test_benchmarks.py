@@ -13,7 +13,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-FILES = ("tile_read", "stream", "lattice", "encode", "store_layout", "end_to_end")
+FILES = ("tile_read", "stream", "thumbnail", "lattice", "encode", "store_layout", "end_to_end")
 
 
 @pytest.fixture
