@@ -10,6 +10,10 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from wsiprep.core.errors import SlideOpenError, SlideReadError
+from wsiprep.core.types import Point, Size
+from wsiprep.slide import SlideConfig, open_slide
+
 MPP = 0.5
 APERIO = "Aperio Image Library v12.0.15 \r\n{w}x{h} [0,0 {w}x{h}] (128x128) JPEG/RGB Q=95{extra}"
 
@@ -86,3 +90,14 @@ def exact_average(image: NDArray[np.uint8], width: int, height: int) -> NDArray[
 
     rows, cols = weights(image.shape[0], height), weights(image.shape[1], width)
     return np.einsum("ry,yxc,kx->rkc", rows, image.astype(float), cols, optimize=True)
+
+
+def reads_or_refuses(path: Path, reader: str, most_px: int) -> None:
+    """Whatever was altered in a file: it is read, or refused by an error of ours."""
+    try:
+        with open_slide(path, SlideConfig(reader=reader, slide_mpp=0.5)) as slide:
+            size0 = slide.info.size0
+            size = Size(min(size0.width, most_px), min(size0.height, most_px))
+            assert slide.read(Point(0, 0), 0, size).shape == (size.height, size.width, 3)
+    except (SlideOpenError, SlideReadError):
+        pass

@@ -15,6 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.slide.made import smooth
+from wsiprep.core.contracts import Slide, TiledSlide
+from wsiprep.core.types import Point
+from wsiprep.slide import SlideConfig, open_slide
+from wsiprep.slide.readers.ndpi import NdpiSlide
+
 SUBSAMPLING = {"444": 0, "422": 1, "420": 2}
 _TYPES = {"H": 3, "I": 4, "i": 9, "f": 11}
 
@@ -147,3 +153,38 @@ def _write_directory(file: Any, entries: list[tuple[int, int, int, bytes | int]]
     file.write(struct.pack("<Q", start))
     file.seek(end)
     return start + 2 + len(body)
+
+
+def opened(path: Path, reader: str = "ndpi", **kwargs: object) -> Slide:
+    return open_slide(path, SlideConfig(reader=reader, **kwargs))
+
+
+def tiled(path: Path) -> NdpiSlide:
+    slide = opened(path)
+    assert isinstance(slide, NdpiSlide)
+    assert isinstance(slide, TiledSlide)
+    return slide
+
+
+def noisy(height: int = 640, width: int = 1024, seed: int = 0) -> NDArray[np.uint8]:
+    """Sharp colours, so that every way of upsampling chroma shows."""
+    noise = np.random.default_rng(seed).integers(-30, 31, (height, width, 3))
+    return (smooth(height, width, seed).astype(int) + noise).clip(0, 255).astype(np.uint8)
+
+
+def interval_mcus(subsampling: str) -> int:
+    return 8 if subsampling == "444" else 4  # 64 px
+
+
+def same_as_openslide(path: Path, levels: int) -> None:
+    """Info but for OpenSlide's own levels, and every pixel of the stored levels."""
+    with opened(path) as ours, opened(path, "openslide") as theirs:
+        a, b = ours.info, theirs.info
+        for name in ("vendor", "size0", "mpp", "mpp_source", "objective", "bounds0", "fingerprint"):
+            assert getattr(a, name) == getattr(b, name), name
+        assert len(a.level_sizes) == levels
+        for level, size in enumerate(a.level_sizes):
+            twin = b.level_sizes.index(size)
+            assert a.downsamples[level] == b.downsamples[twin]
+            wanted = theirs.read(Point(0, 0), twin, size)
+            assert np.array_equal(ours.read(Point(0, 0), level, size), wanted), level

@@ -1,11 +1,8 @@
-"""Reader `ndpi` against OpenSlide, against whole decoding, and with damaged files."""
+"""Reader `ndpi` against OpenSlide and against whole decoding."""
 
 from __future__ import annotations
 
 import io
-import itertools
-import re
-import struct
 from pathlib import Path
 
 import imagecodecs
@@ -16,37 +13,25 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.slide.made import overwrite, smooth, write_tiff
-from tests.slide.made_ndpi import Page, encode, interval_starts, pages_of, write_ndpi
-from wsiprep.core.contracts import Slide, TiledSlide
+from tests.slide.made import smooth, write_tiff
+from tests.slide.made_ndpi import (
+    Page,
+    encode,
+    interval_mcus,
+    interval_starts,
+    noisy,
+    opened,
+    pages_of,
+    same_as_openslide,
+    tiled,
+    write_ndpi,
+)
+from wsiprep.core.contracts import Slide
 from wsiprep.core.errors import MissingMppError, SlideOpenError, SlideReadError
 from wsiprep.core.types import Point, Size
-from wsiprep.slide import SlideConfig, open_slide
 from wsiprep.slide.readers import _ndpi_levels
 from wsiprep.slide.readers._jpeg_intervals import read_frame
-from wsiprep.slide.readers.ndpi import NdpiSlide
 from wsiprep.testing.slide import SlideContract
-
-
-def opened(path: Path, reader: str = "ndpi", **kwargs: object) -> Slide:
-    return open_slide(path, SlideConfig(reader=reader, **kwargs))
-
-
-def tiled(path: Path) -> NdpiSlide:
-    slide = opened(path)
-    assert isinstance(slide, NdpiSlide)
-    assert isinstance(slide, TiledSlide)
-    return slide
-
-
-def noisy(height: int = 640, width: int = 1024, seed: int = 0) -> NDArray[np.uint8]:
-    """Sharp colours, so that every way of upsampling chroma shows."""
-    noise = np.random.default_rng(seed).integers(-30, 31, (height, width, 3))
-    return (smooth(height, width, seed).astype(int) + noise).clip(0, 255).astype(np.uint8)
-
-
-def interval_mcus(subsampling: str) -> int:
-    return 8 if subsampling == "444" else 4  # 64 px
 
 
 @pytest.fixture(scope="module", params=["444", "422"])
@@ -76,20 +61,6 @@ class TestRealNdpi(SlideContract):
 
     def open_slide(self) -> Slide:
         return opened(self.path)
-
-
-def same_as_openslide(path: Path, levels: int) -> None:
-    """Info but for OpenSlide's own levels, and every pixel of the stored levels."""
-    with opened(path) as ours, opened(path, "openslide") as theirs:
-        a, b = ours.info, theirs.info
-        for name in ("vendor", "size0", "mpp", "mpp_source", "objective", "bounds0", "fingerprint"):
-            assert getattr(a, name) == getattr(b, name), name
-        assert len(a.level_sizes) == levels
-        for level, size in enumerate(a.level_sizes):
-            twin = b.level_sizes.index(size)
-            assert a.downsamples[level] == b.downsamples[twin]
-            wanted = theirs.read(Point(0, 0), twin, size)
-            assert np.array_equal(ours.read(Point(0, 0), level, size), wanted), level
 
 
 def test_the_bytes_of_openslide(made: Path) -> None:
@@ -264,101 +235,6 @@ class TestScale:
             opened(path)
 
 
-class TestDamage:
-    @pytest.fixture
-    def hurt(self, tmp_path: Path) -> Path:
-        return write_ndpi(tmp_path / "hurt.ndpi", pages_of(noisy(), shrinks=[1]))
-
-    def place(self, path: Path, row: int, col: int) -> tuple[int, int]:
-        """Position and length of an interval of 16 a row, marker included."""
-        starts = [12 + at for at in interval_starts(pages_of(noisy(), shrinks=[1])[0].jpeg)]
-        number = row * 16 + col
-        return starts[number], starts[number + 1] - starts[number]
-
-    @pytest.mark.parametrize("how", ["zeroed", "marker inside", "no marker after", "cut short"])
-    def test_a_broken_interval_names_its_tile(self, hurt: Path, how: str) -> None:
-        with opened(hurt) as slide:
-            wanted = slide.read(Point(0, 0), 0, Size(64, 256))
-        offset, length = self.place(hurt, 40, 3)  # tile 19: second row, fourth column
-        damage = {
-            "zeroed": (offset, bytes(length - 2)),
-            "marker inside": (offset + length // 2, b"\xff\xd2"),
-            "no marker after": (offset + length - 2, b"\0\0"),
-            "cut short": (offset + 4, b"\xff\xd9"),
-        }
-        overwrite(hurt, *damage[how])
-        with opened(hurt) as slide:
-            with pytest.raises(SlideReadError, match=r"tile 19 of level 0.*\(192, 256\)") as caught:
-                slide.read(Point(200, 300), 0, Size(30, 30))
-            assert caught.value.hint is not None
-            assert np.array_equal(slide.read(Point(0, 0), 0, Size(64, 256)), wanted)
-            with pytest.raises(SlideReadError):
-                slide.thumbnail(2.0)
-
-    def test_padding_before_a_marker_is_harmless(self, tmp_path: Path) -> None:
-        page = pages_of(noisy(), shrinks=[1])[0]
-        head = interval_starts(page.jpeg)[0]
-        entropy = re.sub(rb"\xff[\xd0-\xd7\xd9]", lambda m: bytes(3) + m[0], page.jpeg[head:])
-        page.jpeg = page.jpeg[:head] + entropy
-        same_as_openslide(write_ndpi(tmp_path / "padded.ndpi", [page]), levels=1)
-
-    def test_a_file_cut_while_open(self, hurt: Path) -> None:
-        with opened(hurt) as slide:
-            with hurt.open("r+b") as file:
-                file.truncate(30000)
-            with pytest.raises(SlideReadError, match="beyond the end of the file"):
-                slide.read(Point(0, 600), 0, Size(64, 30))
-
-    def test_a_missing_file(self, hurt: Path) -> None:
-        with opened(hurt) as slide:
-            twin = slide.reopen()
-            hurt.unlink()
-            with pytest.raises(SlideReadError, match="hurt"):
-                twin.read(Point(0, 0), 0, Size(8, 8))
-        with pytest.raises(SlideOpenError, match="no file"):
-            opened(hurt)
-
-    @pytest.mark.parametrize("percent", [1, 30, 60, 90, 99])
-    @pytest.mark.parametrize("reader", ["auto", "ndpi"])
-    def test_a_cut_file_does_not_open(self, hurt: Path, percent: int, reader: str) -> None:
-        data = hurt.read_bytes()
-        hurt.write_bytes(data[: len(data) * percent // 100])
-        with pytest.raises(SlideOpenError):
-            opened(hurt, reader)
-
-    def test_a_lost_last_directory_is_noticed(self, tmp_path: Path) -> None:
-        path = write_ndpi(tmp_path / "a.ndpi", pages_of(noisy()))
-        path.write_bytes(path.read_bytes()[:-100])
-        with pytest.raises(SlideOpenError, match="cut short: directory 1"):
-            opened(path)
-
-    @settings(
-        deadline=None,
-        max_examples=150,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    )
-    @given(st.data())
-    def test_any_flipped_header_byte_ends_typed(self, tmp_path: Path, data: st.DataObject) -> None:
-        """Directories and JPEG header: a slide, or a typed error, and never a huge read."""
-        page = pages_of(noisy(128, 256), shrinks=[1])[0]
-        path = write_ndpi(tmp_path / "f.ndpi", [page])
-        whole = bytearray(path.read_bytes())
-        head = 12 + interval_starts(page.jpeg)[0]
-        tail = 12 + len(page.jpeg)
-        places = st.one_of(st.integers(0, head - 1), st.integers(tail, len(whole) - 1))
-        for _ in range(data.draw(st.integers(1, 3))):
-            whole[data.draw(places)] = data.draw(st.integers(0, 255))
-        path.write_bytes(whole)
-        try:
-            with opened(path, slide_mpp=0.5) as slide:
-                size = Size(
-                    *(min(n, 300) for n in (slide.info.size0.width, slide.info.size0.height))
-                )
-                assert slide.read(Point(0, 0), 0, size).shape == (size.height, size.width, 3)
-        except (SlideOpenError, SlideReadError):
-            pass
-
-
 class TestRefusals:
     def refuse(self, path: Path, says: str) -> None:
         with pytest.raises(SlideOpenError, match=says):
@@ -421,36 +297,3 @@ class TestRefusals:
     def test_intervals_that_do_not_fit_the_width(self, tmp_path: Path) -> None:
         page = pages_of(noisy(), interval_mcus=7, shrinks=[1])[0]
         self.refuse(write_ndpi(tmp_path / "a.ndpi", [page]), "do not fit its width")
-
-
-class TestFrame:
-    def test_says_what_the_stream_is(self) -> None:
-        jpeg = encode(noisy(), "422", 4)
-        frame = read_frame(jpeg)
-        assert (frame.size, frame.mcu, frame.interval_mcus) == ((1024, 640), Size(16, 8), 4)
-        assert frame.bytes_read == interval_starts(jpeg)[0]
-        assert frame.ycbcr
-        assert not read_frame(encode(noisy(), keep_rgb=True)).ycbcr
-
-    def test_all_intervals_stacked_are_the_picture(self) -> None:
-        image = noisy(200, 64)
-        jpeg = encode(image, "444", 8)
-        starts = [*interval_starts(jpeg), len(jpeg)]
-        segments = [jpeg[a : b - 2] for a, b in itertools.pairwise(starts)]
-        stacked = read_frame(jpeg).stack(segments)
-        assert np.array_equal(
-            np.asarray(Image.open(io.BytesIO(stacked))), np.asarray(Image.open(io.BytesIO(jpeg)))
-        )
-
-    def test_no_size_in_the_stream(self) -> None:
-        jpeg = bytearray(encode(noisy(), "444", 8))
-        at = jpeg.index(b"\xff\xc0")
-        jpeg[at + 5 : at + 9] = struct.pack(">HH", 0, 0)  # how pictures above 65,535 px are marked
-        frame = read_frame(bytes(jpeg))
-        assert frame.size == (0, 0)
-        assert frame.ycbcr
-
-    @pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xe0\0", bytes(50)])
-    def test_what_is_no_jpeg(self, data: bytes) -> None:
-        with pytest.raises(ValueError, match="JPEG"):
-            read_frame(data)
