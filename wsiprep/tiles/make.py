@@ -28,8 +28,6 @@ STOP_POLL_S = 0.1
 """How long a thread that waits for another's tiles may take to notice that all is stopped."""
 OnBadTile = Literal["fail", "mask"]
 Handle = Callable[[], Slide]
-Part = tuple[NDArray[np.uint8], int, int]
-"""Pixels, and y, x where they belong in a patch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,7 +154,13 @@ class _Source(Protocol):
 
 
 class _FromTiles:
-    """Cuts patches from tiles, as a schedule says."""
+    """Cuts patches from tiles, as a schedule says.
+
+    A unit goes through its patches: it decodes the tiles it owns when the first patch needs them,
+    and cuts the patch while they are in the processor's cache. Patches that need a tile which an
+    earlier unit is still about to decode come last, when all of the unit's own are decoded: no two
+    units wait for each other.
+    """
 
     def __init__(
         self,
@@ -169,9 +173,12 @@ class _FromTiles:
     ) -> None:
         self._job, self._schedule, self._shape, self._source = job, tiles, shape, source
         self._read_px, self._rows, self._blocks = read_px, rows, source is Blocks
+        self._factor, rest = divmod(read_px, job.grid.plan.patch_px)
+        self._native, self._whole_factor = read_px == job.grid.plan.patch_px, not rest
         self._ready = [threading.Event() for _ in range(len(tiles))]
-        self._left = tiles.users.tolist()
-        self._lent: dict[int, NDArray[np.uint8] | SlideReadError] = {}
+        self._left, self._once = tiles.users.tolist(), tiles.once.tolist()
+        self._lent: dict[int, NDArray[np.uint8]] = {}
+        self._damaged: dict[int, SlideReadError] = {}
         self._spare: list[NDArray[np.uint8]] = []
         self._lock = threading.Lock()
 
@@ -179,99 +186,103 @@ class _FromTiles:
         self, handle: Handle, unit: int, pixels: NDArray[np.uint8], ok: NDArray[np.bool_]
     ) -> None:
         """See `Maker.make`."""
-        native = self._read_px == self._job.grid.plan.patch_px
         try:
-            work = self._schedule.unit(unit, native=native)
-            self._decode(self._source(handle()), work, pixels)
+            work = self._schedule.unit(unit, native=self._native)
+            later = self._decode_and_cut(self._source(handle()), work, pixels)
         finally:
             self._ready[unit].set()
-        for earlier in work.after:  # begun before this one, and decoding they wait for nobody
+        # Those units were begun before this one, and decoding they wait for nobody.
+        for earlier in self._schedule.after(unit) if later else ():
             # When all is stopped, a unit may have been cancelled before one that needs it.
             while not self._ready[earlier].wait(STOP_POLL_S):
                 if self._job.stopped.is_set():
                     return
-        if not self._job.stopped.is_set():
-            began = time.perf_counter()
-            self._cut(work, unit, pixels, ok, handle, native=native)
-            self._give_back(work)
-            self._job.times.add(cut_s=time.perf_counter() - began)
+        if self._job.stopped.is_set():
+            return
+        began = time.perf_counter()
+        for k in later:
+            if not self._cut(work, k, pixels[k]):
+                row = int(self._rows[self._schedule.bounds[unit] + k])
+                self._mend(work.pieces[k], handle, row, pixels[k], ok[k : k + 1])
+        self._give_back(work)
+        self._job.times.add(cut_s=time.perf_counter() - began)
 
-    def _decode(self, source: _Source, work: Unit, pixels: NDArray[np.uint8]) -> None:
-        """Decode the tiles that a unit owns; those that are just a patch, into it."""
-        level = self._job.grid.plan.level
+    def _decode_and_cut(self, source: _Source, work: Unit, pixels: NDArray[np.uint8]) -> list[int]:
+        """Decode the tiles that a unit owns, and cut what can be cut.
+
+        Returns:
+            Patches of the unit that are still to be cut, or that lie on a damaged tile.
+        """
+        level, own, later = self._job.grid.plan.level, dict(work.decode), list[int]()
         read_s = decode_s = 0.0
         bytes_ = 0
-        for loan, tile in work.decode:
-            if self._job.stopped.is_set():
-                return
-            patch = work.direct.get(loan)
-            out = self._buffer() if patch is None else pixels[patch]
-            began = time.perf_counter()
-            try:
-                data = source.fetch_tile(level, tile)
-                fetched = time.perf_counter()
-                source.decode_tile(level, tile, data, out)
-            except SlideReadError as err:
-                self._lent[loan] = err
-                continue
-            self._lent[loan] = out
-            read_s += fetched - began
-            decode_s += time.perf_counter() - fetched
-            bytes_ += len(data)
-        spent = {"patch_s": decode_s} if self._blocks else {"read_s": read_s, "decode_s": decode_s}
-        self._job.times.add(**spent, bytes=bytes_, tiles=len(work.decode))
-
-    def _cut(
-        self,
-        work: Unit,
-        unit: int,
-        pixels: NDArray[np.uint8],
-        ok: NDArray[np.bool_],
-        handle: Handle,
-        *,
-        native: bool,
-    ) -> None:
-        side = self._read_px
-        factor, rest = divmod(side, self._job.grid.plan.patch_px)
-        read: NDArray[np.uint8] | None = None
+        start = time.perf_counter()
         for k, pieces in enumerate(work.pieces):
-            try:
-                parts = self._parts(pieces)
-            except SlideReadError as err:
-                if self._blocks:  # the fault may lie beside the patch
-                    _read_one(
-                        self._job,
-                        handle(),
-                        int(self._rows[self._schedule.bounds[unit] + k]),
-                        pixels[k],
-                        ok[k : k + 1],
-                    )
-                elif self._job.on_bad_tile == "fail":
-                    raise err
-                else:
-                    pixels[k], ok[k] = WHITE, False
-                continue
-            if native:
-                if not (len(pieces) == 1 and pieces[0][0] in work.direct):
-                    _paste(parts, pixels[k], whole=work.whole[k])
-            elif not rest and all(not n % factor for piece in pieces for n in piece[3:]):
-                # Each patch pixel lies on one tile: shrink the parts where they are.
-                _paste(parts, pixels[k], whole=work.whole[k], factor=factor)
-            else:
-                if read is None:
-                    read = np.empty((side, side, 3), np.uint8)
-                _paste(parts, read, whole=work.whole[k])
-                resample(read, pixels[k])
+            for loan in [piece[0] for piece in pieces if piece[0] in own]:
+                if self._job.stopped.is_set():
+                    return later
+                direct = loan in work.direct
+                out = pixels[k] if direct else self._buffer()
+                began = time.perf_counter()
+                try:
+                    tile = own.pop(loan)
+                    data = source.fetch_tile(level, tile)
+                    fetched = time.perf_counter()
+                    source.decode_tile(level, tile, data, out)
+                except SlideReadError as err:
+                    self._damaged[loan] = err
+                    continue
+                self._lent[loan] = out
+                read_s += fetched - began
+                decode_s += time.perf_counter() - fetched
+                bytes_ += len(data)
+            if not self._cut(work, k, pixels[k]):
+                later.append(k)
+        cut_s = time.perf_counter() - start - read_s - decode_s
+        spent = {"patch_s": decode_s} if self._blocks else {"read_s": read_s, "decode_s": decode_s}
+        self._job.times.add(**spent, cut_s=cut_s, bytes=bytes_, tiles=len(work.decode))
+        return later
 
-    def _parts(self, pieces: list[Piece]) -> list[Part]:
-        """Parts of decoded tiles, and where they belong; `SlideReadError` if one is broken."""
-        parts = []
-        for loan, ty, tx, y, x, height, width in pieces:
-            tile = self._lent[loan]
-            if isinstance(tile, SlideReadError):
-                raise tile
-            parts.append((tile[ty : ty + height, tx : tx + width], y, x))
-        return parts
+    def _cut(self, work: Unit, k: int, patch: NDArray[np.uint8]) -> bool:
+        """Put a patch together; False where a tile that it needs is not there, or damaged."""
+        pieces, whole = work.pieces[k], work.whole[k]
+        try:
+            tiles = [self._lent[piece[0]] for piece in pieces]
+        except KeyError:
+            return False
+        if len(pieces) == 1 and pieces[0][0] in work.direct:
+            return True  # decoded into place
+        if self._native:
+            _paste(pieces, tiles, patch, whole=whole)
+        elif self._whole_factor and not any(
+            n % self._factor for piece in pieces for n in piece[3:]
+        ):
+            # Each patch pixel lies on one tile: shrink the parts where they are.
+            _paste(pieces, tiles, patch, whole=whole, factor=self._factor)
+        else:
+            read = np.empty((self._read_px, self._read_px, 3), np.uint8)
+            _paste(pieces, tiles, read, whole=whole)
+            resample(read, patch)
+        for piece in pieces:
+            if self._once[piece[0]]:  # the next patch's tiles go where this one's are, still warm
+                self._spare.append(self._lent.pop(piece[0]))
+        return True
+
+    def _mend(
+        self,
+        pieces: list[Piece],
+        handle: Handle,
+        row: int,
+        patch: NDArray[np.uint8],
+        ok: NDArray[np.bool_],
+    ) -> None:
+        """Do with a patch that lies on a damaged tile what is to be done; `ok` is bool (1,)."""
+        if self._blocks:  # the fault may lie beside the patch
+            _read_one(self._job, handle(), row, patch, ok)
+        elif self._job.on_bad_tile == "fail":
+            raise next(self._damaged[p[0]] for p in pieces if p[0] in self._damaged)
+        else:
+            patch[...], ok[...] = WHITE, False
 
     def _give_back(self, work: Unit) -> None:
         """Let go of the tiles that no later unit needs."""
@@ -279,23 +290,30 @@ class _FromTiles:
             for loan in work.uses:
                 self._left[loan] -= 1
                 if not self._left[loan]:
-                    tile = self._lent.pop(loan)
-                    if isinstance(tile, np.ndarray) and loan not in work.direct:
+                    tile = self._lent.pop(loan, None)
+                    if tile is not None and loan not in work.direct:
                         self._spare.append(tile)
 
     def _buffer(self) -> NDArray[np.uint8]:
-        with self._lock:
-            if self._spare:
-                return self._spare.pop()
-        return np.empty(self._shape, np.uint8)
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return np.empty(self._shape, np.uint8)
 
 
-def _paste(parts: list[Part], out: NDArray[np.uint8], *, whole: bool, factor: int = 1) -> None:
-    """Put parts in their places, shrunk `factor` times; what they leave free is white."""
+def _paste(
+    pieces: list[Piece],
+    tiles: list[NDArray[np.uint8]],
+    out: NDArray[np.uint8],
+    *,
+    whole: bool,
+    factor: int = 1,
+) -> None:
+    """Put parts of tiles in their places, shrunk `factor` times; what they leave free is white."""
     if not whole:
         out[...] = WHITE
-    for part, y, x in parts:
-        height, width = part.shape[:2]
+    for (_, ty, tx, y, x, height, width), tile in zip(pieces, tiles, strict=True):
+        part = tile[ty : ty + height, tx : tx + width]
         if factor == 1:
             out[y : y + height, x : x + width] = part
         else:

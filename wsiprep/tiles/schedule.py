@@ -32,7 +32,6 @@ class Unit:
     Attributes:
         decode: (loan, tile) of the tiles it owns.
         direct: Patch of the unit by loan, of owned tiles that are that patch and nothing else.
-        after: Earlier units whose tiles it uses.
         uses: Loans to give back when its patches are cut.
         pieces: For each patch of the unit, the parts it is put together from.
         whole: For each patch, whether the parts cover it; the rest of it is white.
@@ -40,7 +39,6 @@ class Unit:
 
     decode: list[tuple[int, int]]
     direct: dict[int, int]
-    after: list[int]
     uses: list[int]
     pieces: list[list[Piece]]
     whole: list[bool]
@@ -57,11 +55,13 @@ class Schedule:
         last: int64 (loans,), last unit that needs it.
         users: int64 (loans,), how many units need it.
         resident: Most tiles held at a time.
-        use_unit, use_loan: int64 (uses,), which unit needs which loan, by unit.
+        use_loan: int64 (uses,), which loans units need, by unit.
+        first_use: int64 (units + 1,), where those of each unit begin.
         piece: int64 (pieces, 7), see `Piece`, by patch.
         first_piece: int64 (patches + 1,), first piece of each patch.
         whole: bool (patches,), whether the pieces of a patch cover it.
-        alone: bool (loans,), whether the tile is one patch and nothing else.
+        once: bool (loans,), whether a single patch needs the tile.
+        alone: bool (loans,), whether the tile is that patch and nothing else.
     """
 
     bounds: NDArray[np.int64]
@@ -70,11 +70,12 @@ class Schedule:
     last: NDArray[np.int64]
     users: NDArray[np.int64]
     resident: int
-    use_unit: NDArray[np.int64]
     use_loan: NDArray[np.int64]
+    first_use: NDArray[np.int64]
     piece: NDArray[np.int64]
     first_piece: NDArray[np.int64]
     whole: NDArray[np.bool_]
+    once: NDArray[np.bool_]
     alone: NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -83,10 +84,8 @@ class Schedule:
     def unit(self, number: int, *, native: bool) -> Unit:
         """The work of one unit; `native` where patches are pixels of the level as they are."""
         first, stop = int(self.bounds[number]), int(self.bounds[number + 1])
-        a, b = np.searchsorted(self.use_unit, (number, number + 1))
-        uses = self.use_loan[a:b]
-        owner = self.owner[uses]
-        owned = uses[owner == number]
+        uses = self._uses(number)
+        owned = uses[self.owner[uses] == number]
         cuts = self.first_piece[first : stop + 1].tolist()
         rows: list[Piece] = self.piece[cuts[0] : cuts[-1]].tolist()
         pieces = [rows[i - cuts[0] : j - cuts[0]] for i, j in pairwise(cuts)]
@@ -98,11 +97,19 @@ class Schedule:
         return Unit(
             decode=list(zip(owned.tolist(), self.tile[owned].tolist(), strict=True)),
             direct=direct,
-            after=np.unique(owner[owner != number]).tolist(),
             uses=uses.tolist(),
             pieces=pieces,
             whole=self.whole[first:stop].tolist(),
         )
+
+    def after(self, number: int) -> list[int]:
+        """Earlier units whose tiles a unit needs."""
+        owner = self.owner[self._uses(number)]
+        earlier: list[int] = np.unique(owner[owner != number]).tolist()
+        return earlier
+
+    def _uses(self, number: int) -> NDArray[np.int64]:
+        return self.use_loan[self.first_use[number] : self.first_use[number + 1]]
 
 
 def schedule(
@@ -153,7 +160,8 @@ def schedule(
     area = np.bincount(patch, piece[:, 5] * piece[:, 6], len(corner))
     fills = (piece[:, 5] == read_px) & (piece[:, 6] == read_px)
     fits = (tiling.tile.width, tiling.tile.height) == (read_px, read_px)
-    alone = np.bincount(piece[:, 0], minlength=len(begin)) == 1
+    once = np.bincount(piece[:, 0], minlength=len(begin)) == 1
+    alone = once.copy() if fits else np.zeros_like(once)
     alone[piece[~fills, 0]] = False
     return Schedule(
         bounds=bounds,
@@ -162,12 +170,13 @@ def schedule(
         last=unit[end],
         users=end - begin + 1,
         resident=resident,
-        use_unit=unit[by_unit],
         use_loan=loan[by_unit],
+        first_use=np.searchsorted(unit[by_unit], np.arange(count + 1)),
         piece=piece,
         first_piece=np.searchsorted(patch, np.arange(len(corner) + 1)),
         whole=area == read_px * read_px,
-        alone=alone & fits,
+        once=once,
+        alone=alone,
     )
 
 

@@ -26,20 +26,17 @@ from wsiprep.tiles.make import Job, Maker, OnBadTile, maker_of, pieces_of
 from wsiprep.tiles.times import ReadTimes
 from wsiprep.tiles.units import (
     TILE_BYTES,
-    UNIT_PATCHES,
     Handles,
     Span,
     batches_ahead,
     stretches_of,
+    unit_patches,
     units_of,
 )
 
 __all__ = ["stream_tiles"]
 
 Allocate = Callable[[tuple[int, int, int, int]], NDArray[np.uint8]]
-
-UNIT_BYTES = 8 << 20
-"""Fewer patches make a unit where more than this would be read for it."""
 
 
 def stream_tiles(
@@ -81,7 +78,7 @@ def stream_tiles(
     workers = times.threads = default_workers() if workers is None else workers
     plan = grid.plan
     largest = max((stop - start for start, stop in spans), default=1)
-    unit = max(1, min(UNIT_PATCHES, UNIT_BYTES // (plan.read_px**2 * 3)))
+    unit = unit_patches(workers, plan.read_px, plan.patch_px)
     if ahead is None:
         ahead = batches_ahead(workers, largest, unit, plan.patch_px)
     stopped = threading.Event()

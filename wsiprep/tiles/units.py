@@ -13,19 +13,21 @@ from wsiprep.core.contracts import Slide
 
 __all__ = [
     "TILE_BYTES",
-    "UNIT_PATCHES",
     "Handles",
     "Span",
     "batches_ahead",
     "stretches_of",
+    "unit_patches",
     "units_of",
 ]
 
 Span = tuple[int, int]
 """First row of a grid, and the one after the last."""
 
-UNIT_PATCHES = 16
-"""Patches a thread makes at a go, a row of a chunk: enough to hide the hand-over."""
+UNIT_PATCHES = 32
+"""Patches a thread makes at a go, two rows of a chunk; half as many where threads are many."""
+UNIT_BYTES = 8 << 20
+"""Fewer patches make a unit where more than this would be read for it."""
 TILE_BYTES = 256 << 20
 """Decoded tiles kept for later patches; more only where those under way need more."""
 AHEAD_BYTES = 256 << 20
@@ -57,6 +59,14 @@ class Handles:
         with ExitStack() as closing:  # all of them, also where one fails
             for slide in self._opened:
                 closing.callback(slide.close)
+
+
+def unit_patches(workers: int, read_px: int, patch_px: int) -> int:
+    """Patches of a unit: many hide the hand-over, few give every thread its own within bounds."""
+    patch_bytes = patch_px**2 * 3
+    crowded = 2 * workers * UNIT_PATCHES * patch_bytes > AHEAD_BYTES
+    wanted = UNIT_PATCHES // 2 if crowded else UNIT_PATCHES
+    return max(1, min(wanted, UNIT_BYTES // (read_px**2 * 3)))
 
 
 def batches_ahead(workers: int, batch: int, unit: int, patch_px: int) -> int:
