@@ -120,16 +120,23 @@ class SlideInfo:
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
-    """What a segmenter saw on a thumbnail.
+    """What a segmenter saw on a thumbnail. The masks may overlap.
 
     Attributes:
-        tissue: bool (h, w), True on tissue.
-        pen: bool (h, w), True on ink; tissue under ink is False in `tissue`.
+        tissue: bool (h, w), True on tissue; where there is ink or an artefact over it, as the
+            segmenter can tell.
+        pen: bool (h, w), True on ink.
+        edge: bool (h, w), True on what is neither tissue nor clean glass: coverslip edges,
+            bubbles, dust, scratches. None where the segmenter does not look for them.
+        fold: bool (h, w), True where tissue is folded over itself. None where the segmenter does
+            not look for folds.
         notes: Warnings for the user, one sentence each.
     """
 
     tissue: NDArray[np.bool_]
     pen: NDArray[np.bool_]
+    edge: NDArray[np.bool_] | None = None
+    fold: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
 
 

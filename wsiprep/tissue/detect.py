@@ -178,8 +178,9 @@ def _part(module: Any, name: str, cfg: TissueConfig) -> Any:
 
 def _check(found: Segmentation, shape: tuple[int, int], name: str) -> None:
     """Refuse masks that are not of the thumbnail's shape."""
-    for what, mask in (("tissue", found.tissue), ("pen", found.pen)):
-        if mask.shape != shape or mask.dtype != np.bool_:
+    for what in ("tissue", "pen", "edge", "fold"):
+        mask = getattr(found, what)
+        if mask is not None and (mask.shape != shape or mask.dtype != np.bool_):
             raise PluginUnavailableError(
                 f"segmenter '{name}' returned {what} as {mask.dtype} {mask.shape} where bool"
                 f" {shape} is due.",

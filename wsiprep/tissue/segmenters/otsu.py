@@ -93,7 +93,7 @@ class OtsuSegmenter:
                 "dark background: looks like fluorescence, which this segmenter does not read;"
                 " no tissue was taken. Give a mask with --mask to process it."
             )
-            return Segmentation(nothing, nothing.copy(), (note,))
+            return Segmentation(nothing, nothing.copy(), notes=(note,))
         glass = find_glass(thumbnail, ~black)
         usable = ~(black | glass.padding)
         density = densities(thumbnail, glass, SMOOTH_UM / mpp)
@@ -109,7 +109,7 @@ class OtsuSegmenter:
                 self.cfg.min_contrast,
             )
         tissue = self._shape(density.chroma, self._threshold(density, glass, free), free, mpp)
-        return Segmentation(tissue, ink, _notes(tissue, ink, mpp))
+        return Segmentation(tissue, ink, notes=_notes(tissue, ink, mpp))
 
     def _threshold(self, density: Density, glass: Glass, free: Mask) -> float:
         """Dye density that parts glass from tissue."""
