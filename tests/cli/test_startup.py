@@ -10,9 +10,13 @@ import pytest
 
 from wsiprep.core.config import leaves
 from wsiprep.tasks.config import CoordsConfig, EmbedConfig, PrepareConfig, SegmentConfig
+from wsiprep.tasks.evaluate_config import EvaluateTissueConfig
 
 HEAVY = {"torch", "timm", "zarr", "numpy", "cv2", "PIL", "openslide", "tiffslide", "h5py", "dask"}
-COMMANDS = ["run", "segment", "coords", "embed", "inspect", "verify", "models", "doctor", "demo"]
+COMMANDS = [
+    *("run", "segment", "coords", "embed", "inspect", "verify", "models", "doctor", "demo"),
+    *("evaluate", "evaluate tissue"),
+]
 
 
 def wsiprep(*args: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -25,7 +29,7 @@ def wsiprep(*args: str, code: str | None = None) -> subprocess.CompletedProcess[
     )
 
 
-@pytest.mark.parametrize("command", [[], *[[c] for c in COMMANDS]])
+@pytest.mark.parametrize("command", [[], *[c.split() for c in COMMANDS]])
 def test_help_imports_nothing_heavy(command):
     code = (
         "import sys, json\n"
@@ -46,10 +50,11 @@ def test_help_imports_nothing_heavy(command):
         ("segment", SegmentConfig),
         ("coords", CoordsConfig),
         ("embed", EmbedConfig),
+        ("evaluate tissue", EvaluateTissueConfig),
     ],
 )
 def test_every_setting_is_a_flag(command, model):
-    text = wsiprep(command, "--help").stdout
+    text = wsiprep(*command.split(), "--help").stdout
     for _, name, _, field in leaves(model):
         extra = field.json_schema_extra or {}
         if not extra.get("argument"):
@@ -72,6 +77,9 @@ def test_every_setting_is_a_flag(command, model):
         ["run", "x.svs", "-o", "out", "--config", "no-such.yaml"],
         ["run", "nothing-*.svs", "-o", "out"],
         ["verify", "no-such-folder"],
+        ["evaluate", "tissue", "-o", "out"],
+        ["evaluate", "tissue", "no-such-folder", "-o", "out"],
+        ["evaluate", "tissue", "--manifest", "no-such.csv", "-o", "out"],
         ["inspect"],
         ["no-such-command"],
     ],

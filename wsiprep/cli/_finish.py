@@ -11,7 +11,7 @@ from rich.table import Table
 
 from wsiprep.cli._console import print_json, stderr
 from wsiprep.cli._progress import COLOURS, show_progress
-from wsiprep.core.report import OnEvent, RunReport
+from wsiprep.core.report import NO_TISSUE_REMEDY, OnEvent, RunReport
 
 __all__ = ["execute", "finish", "print_estimate"]
 
@@ -19,7 +19,10 @@ NARROW = 60
 """Columns below which failures are told in lines instead of a table."""
 
 MAX_ROWS = 40
-"""Rows of the closing table; failures are always all shown."""
+"""Rows of the closing table; failures and slides without tissue are always all shown."""
+
+FEW = 5
+"""Slides without tissue that are named below the table."""
 
 
 def execute(cfg: Any) -> None:
@@ -78,8 +81,10 @@ def _print_report(report: RunReport, log: str) -> None:
         ("what to know", "left"),
     ):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    quiet = [row for row in report.rows if row.status != "failed"]
-    shown = report.failed + quiet[: max(0, MAX_ROWS - len(report.failed))]
+    bare = report.without_tissue
+    loud = [row for row in report.rows if row.status == "failed" or row in bare]
+    quiet = [row for row in report.rows if row not in loud]
+    shown = loud + quiet[: max(0, MAX_ROWS - len(loud))]
     for row in sorted(shown, key=report.rows.index):
         what = row.reason
         if row.status == "failed":
@@ -90,7 +95,9 @@ def _print_report(report: RunReport, log: str) -> None:
             what = f"{row.reason}; {row.notes[-1]}"
         table.add_row(
             escape(row.slide),
-            f"[{COLOURS[row.status]}]{row.status}[/]",
+            f"[{COLOURS[row.status]}]{row.status}[/]"
+            if row not in bare
+            else "[bold black on yellow]NO TISSUE[/]",
             str(row.patches) if row.patches else "",
             f"{row.tissue_mm2:.2f}" if row.tissue_mm2 else "",
             f"{row.seconds:.1f}",
@@ -99,7 +106,7 @@ def _print_report(report: RunReport, log: str) -> None:
     if report.rows and console.width >= NARROW:
         console.print(table)
     if len(shown) < len(report.rows):
-        console.print(f"… and {len(report.rows) - len(shown)} more that did not fail.")
+        console.print(f"… and {len(report.rows) - len(shown)} more that need no look.")
     counts = [
         f"{sum(row.status == status for row in report.rows)} {status}"
         for status in COLOURS
@@ -110,6 +117,14 @@ def _print_report(report: RunReport, log: str) -> None:
         f"details in {escape(log)}",
         highlight=False,
     )
+    if bare:
+        names = ", ".join(row.slide for row in bare[:FEW])
+        more = f" and {len(bare) - FEW} more" if len(bare) > FEW else ""
+        console.print(
+            f"[bold black on yellow]NO TISSUE[/] on {len(bare)} of {len(report.rows)} slides: "
+            f"{escape(names)}{more}. {escape(NO_TISSUE_REMEDY)}",
+            highlight=False,
+        )
     for line in report.profile.lines() if report.profile is not None else ():
         console.print(escape(line), highlight=False)
     if report.interrupted:

@@ -24,7 +24,7 @@ from wsiprep.core.report import Event, OnEvent, SlideOutcome
 
 __all__ = ["show_progress"]
 
-COLOURS = {"ok": "green", "empty": "yellow", "skipped": "cyan", "failed": "bold red"}
+COLOURS = {"ok": "green", "empty": "bold yellow", "skipped": "cyan", "failed": "bold red"}
 LINE_SECONDS = 10.0
 """Between two progress lines of one slide, where there is no terminal."""
 

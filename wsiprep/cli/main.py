@@ -10,7 +10,19 @@ from typing import Annotated
 import typer
 
 from wsiprep import __version__
-from wsiprep.cli import coords, demo, doctor, embed, inspect, models, run, segment, verify
+from wsiprep.cli import (
+    coords,
+    demo,
+    doctor,
+    embed,
+    evaluate,
+    inspect,
+    models,
+    run,
+    segment,
+    train,
+    verify,
+)
 from wsiprep.cli._guard import guarded
 
 __all__ = ["app", "main"]
@@ -49,6 +61,8 @@ def _options(
 for module in (run, segment, coords, embed, inspect, verify, models, doctor, demo):
     name = module.__name__.rpartition(".")[2]
     app.command(name, epilog=EPILOG)(guarded(module.command))
+app.add_typer(train.app)
+app.add_typer(evaluate.app)
 
 
 def main() -> None:

@@ -12,7 +12,23 @@ from typing import Any, Literal
 from wsiprep.core.errors import OutputError, WsiprepError
 from wsiprep.core.profile import Profile
 
-__all__ = ["Event", "OnEvent", "RunLog", "RunReport", "SlideOutcome", "Status"]
+__all__ = [
+    "NO_TISSUE_REMEDY",
+    "Event",
+    "OnEvent",
+    "OnStep",
+    "RunLog",
+    "RunReport",
+    "SlideOutcome",
+    "Status",
+    "TrainStep",
+]
+
+NO_TISSUE_REMEDY = (
+    "Look at the overlay; if there is tissue, try another --segmenter or --preset, or give it "
+    "with --mask (each also a column of the manifest, for this slide alone)."
+)
+"""What to do about a slide without tissue."""
 
 Status = Literal["ok", "empty", "skipped", "failed"]
 
@@ -79,6 +95,11 @@ class RunReport:
         return [row for row in self.rows if row.status == "failed"]
 
     @property
+    def without_tissue(self) -> list[SlideOutcome]:
+        """Rows of slides on which no tissue was found, now or by an earlier run."""
+        return [row for row in self.rows if row.status == "empty" and not row.tissue_mm2]
+
+    @property
     def exit_code(self) -> int:
         """130 interrupted, 3 a problem of the machine, 70 a bug, 1 some slide failed, else 0."""
         if self.interrupted:
@@ -118,6 +139,32 @@ class Event:
 
 
 OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainStep:
+    """A step of a training that was taken.
+
+    Attributes:
+        step: Its number, from 1.
+        steps: Of how many.
+        loss: Smoothed over the last steps.
+        learning_rate: Of this step.
+        per_s: Samples a second since the last report.
+        unit: What a sample is.
+        scores: After a validation, by name.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    per_s: float
+    unit: str
+    scores: dict[str, float] | None = None
+
+
+OnStep = Callable[[TrainStep], None]
 
 
 class RunLog:

@@ -1,5 +1,15 @@
-"""Pictures for people: the tissue overlay of a slide."""
+"""Pictures for people: the tissue overlay of a slide, masks compared, contact sheets."""
 
 from wsiprep.core.lazy import lazy_names
 
-__getattr__, __all__ = lazy_names(__name__, {"encode_jpeg": "overlay", "tissue_overlay": "overlay"})
+__getattr__, __all__ = lazy_names(
+    __name__,
+    {
+        "SheetCell": "contact_sheet",
+        "draw_agreement": "agreement",
+        "draw_sheet": "contact_sheet",
+        "encode_jpeg": "overlay",
+        "fit_picture": "contact_sheet",
+        "tissue_overlay": "overlay",
+    },
+)

@@ -15,7 +15,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Density", "Glass", "densities", "find_glass", "level_background"]
+__all__ = [
+    "DARK_NOTE",
+    "Density",
+    "Glass",
+    "dark_background",
+    "densities",
+    "find_glass",
+    "level_background",
+]
 
 Mask = NDArray[np.bool_]
 Plane = NDArray[np.float32]
@@ -33,6 +41,10 @@ MIN_GLASS_LUMA = 140
 MAX_GLASS_CAST = 0.13
 """Opponent length of glass against a white light; a strong yellow cast has some 0.09."""
 DEFAULT_WHITE = 240.0
+DARK_NOTE = (
+    "dark background: looks like fluorescence, which this segmenter does not read;"
+    " no tissue was taken. Give a mask with --mask to process it."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,3 +203,9 @@ def _cast(colour: NDArray[np.uint8]) -> Plane:
     """Opponent length of (n, 3) colours against a white light."""
     density = -np.log10(np.maximum(colour, 1).astype(np.float32) / 255.0)
     return np.asarray(np.linalg.norm(density @ _OPPONENT[1:].T, axis=1))
+
+
+def dark_background(thumbnail: NDArray[np.uint8]) -> bool:
+    """Whether this looks like fluorescence: mostly dark, and hardly any bright pixel."""
+    luma = cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY)
+    return bool((luma < 60).mean() > 0.5 and (luma > 130).mean() < 0.02)

@@ -24,8 +24,10 @@ from wsiprep.core.contracts import Segmenter
 from wsiprep.core.types import Segmentation
 from wsiprep.tissue.regions import area_at_least, close, dilate, erode, label, pieces_with
 from wsiprep.tissue.segmenters._colour import (
+    DARK_NOTE,
     Density,
     Glass,
+    dark_background,
     densities,
     find_glass,
     level_background,
@@ -88,12 +90,8 @@ class OtsuSegmenter:
         thumbnail = np.ascontiguousarray(thumbnail)
         nothing = np.zeros(thumbnail.shape[:2], dtype=np.bool_)
         black = _black_border(thumbnail, mpp)
-        if _dark_background(thumbnail):
-            note = (
-                "dark background: looks like fluorescence, which this segmenter does not read;"
-                " no tissue was taken. Give a mask with --mask to process it."
-            )
-            return Segmentation(nothing, nothing.copy(), notes=(note,))
+        if dark_background(thumbnail):
+            return Segmentation(nothing, nothing.copy(), notes=(DARK_NOTE,))
         glass = find_glass(thumbnail, ~black)
         usable = ~(black | glass.padding)
         density = densities(thumbnail, glass, SMOOTH_UM / mpp)
@@ -156,12 +154,6 @@ def _black_border(thumbnail: NDArray[np.uint8], mpp: float) -> Mask:
     black = frame | unlit
     # The lens blurs the edge of a border over some pixels, and JPEG rings around it.
     return dilate(black, max(2.0, 24.0 / mpp)) if black.any() else black
-
-
-def _dark_background(thumbnail: NDArray[np.uint8]) -> bool:
-    """Whether this looks like fluorescence: mostly dark, and hardly any bright pixel."""
-    luma = cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY)
-    return bool((luma < 60).mean() > 0.5 and (luma > 130).mean() < 0.02)
 
 
 def _notes(tissue: Mask, ink: Mask, mpp: float) -> tuple[str, ...]:

@@ -1,0 +1,41 @@
+"""`wsiprep train`."""
+
+from __future__ import annotations
+
+import typer
+
+from wsiprep.cli._flags import settings_command
+from wsiprep.cli._guard import guarded
+from wsiprep.train.tissue.config import TrainTissueConfig
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="train",
+    help="Train models.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+EPILOG = "Exit codes: 0 done; 2 usage; 3 environment; 130 interrupted (go on with --resume)."
+
+
+@settings_command(TrainTissueConfig)
+def tissue(cfg: TrainTissueConfig) -> None:
+    """Train a tissue segmenter on drawn thumbnails and on your own."""
+    from wsiprep.cli._console import stderr, stdout
+    from wsiprep.cli._steps import show_steps
+    from wsiprep.train.tissue import train_tissue
+
+    with show_steps(stderr()) as on_step:
+        done = train_tissue(cfg.training, on_step)
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in done.scores.items())
+    if scores:
+        stdout().print(f"IoU: {scores}", markup=False, highlight=False)
+    stdout().print(f"network       {done.network}", markup=False, highlight=False)
+    for picture in done.pictures:
+        stdout().print(f"pictures      {picture}", markup=False, highlight=False)
+    stdout().print(f"use it with   {done.use}", markup=False, highlight=False)
+
+
+app.command("tissue", epilog=EPILOG)(guarded(tissue))

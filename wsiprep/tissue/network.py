@@ -1,0 +1,149 @@
+"""The network of the segmenter `net`: four questions asked of every pixel of a thumbnail.
+
+A U-Net (Ronneberger et al. 2015) made for one core: the picture is halved at once and all but the
+last convolution work at a quarter of the side or less; residual blocks (He et al. 2016) at the
+coarse levels see some 3 mm of glass at 8 µm/px. Skips are added, not concatenated. The questions
+are `CLASSES`; answers are independent of each other, since tissue may lie under ink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+__all__ = ["CLASSES", "MULTIPLE", "TissueNet", "load_network", "network_bytes"]
+
+CLASSES: Final = ("tissue", "pen", "edge", "fold")
+WIDTHS: Final = (16, 24, 48, 96, 160)
+"""Channels at 1/2, 1/4 ... 1/32 of the side."""
+MULTIPLE: Final = 2 ** len(WIDTHS)
+"""Sides are padded to multiples of this."""
+
+
+class _Conv(nn.Module):
+    """Convolution, batch normalisation, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.conv: nn.Conv2d = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = functional.relu(self.norm(self.conv(x)), inplace=True)
+        return made
+
+    def fuse(self) -> None:
+        """Put the normalisation into the convolution; for inference."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
+            self.norm = nn.Identity()
+
+
+class _Residual(nn.Module):
+    """Two convolutions, added to what came in."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.second = _Conv(channels, channels), _Conv(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        more: Tensor = self.second(self.first(x))
+        return x + more
+
+
+class TissueNet(nn.Module):
+    """From RGB to logits.
+
+    Args:
+        widths: Channels of the levels, finest first.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
+        super().__init__()
+        self.widths = widths
+        down: list[nn.Module] = []
+        for level, width in enumerate(widths):
+            layers: list[nn.Module] = [_Conv(widths[level - 1] if level else 3, width, stride=2)]
+            if level == 1:
+                layers.append(_Conv(width, width))
+            elif level > 1:
+                layers.append(_Residual(width))
+            down.append(nn.Sequential(*layers))
+        self.down = nn.ModuleList(down)
+        pairs = list(zip(widths[1:], widths[:-1], strict=True))
+        self.narrow = nn.ModuleList(_Conv(wide, slim, kernel=1) for wide, slim in pairs)
+        self.mix = nn.ModuleList(_Conv(slim, slim) for _, slim in pairs)
+        self.head = nn.Conv2d(widths[0], len(CLASSES), 1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits.
+
+        Args:
+            pixels: uint8 or float (B, 3, H, W) RGB of 0 to 255, H and W multiples of `MULTIPLE`.
+
+        Returns:
+            (B, 4, H / 2, W / 2); pixel (r, c) covers those at (2 r, 2 c) to (2 r + 1, 2 c + 1).
+        """
+        x = (pixels.to(self.head.weight.dtype) - 225.0) / 40.0
+        seen: list[Tensor] = []
+        for layer in self.down:
+            x = layer(x)
+            seen.append(x)
+        for level in reversed(range(len(self.mix))):
+            x = functional.interpolate(self.narrow[level](x), scale_factor=2.0, mode="nearest")
+            x = self.mix[level](x + seen[level])
+        answer: Tensor = self.head(x)
+        return answer
+
+    def fuse(self) -> TissueNet:
+        """Put all normalisations into their convolutions; the network then only infers."""
+        self.eval()
+        for module in self.modules():
+            if isinstance(module, _Conv):
+                module.fuse()
+        return self
+
+
+def network_bytes(network: TissueNet, facts: Mapping[str, str]) -> bytes:
+    """Weights, half precision, and words on how they were made, as a safetensors file."""
+    from safetensors.torch import save
+
+    state = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    tensors = {k: v.contiguous() for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    words = {"widths": ",".join(map(str, network.widths)), "classes": ",".join(CLASSES), **facts}
+    return save(tensors, words)
+
+
+def load_network(path: Path) -> tuple[TissueNet, dict[str, str]]:
+    """Read what `network_bytes` gave, ready to infer.
+
+    Raises:
+        ValueError: the file is none of this network.
+        OSError: it cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            words: dict[str, str] = dict(file.metadata() or {})
+            names = file.keys()
+            state: dict[str, Any] = {name: file.get_tensor(name).float() for name in names}
+    except SafetensorError as err:
+        raise ValueError(f"it is no safetensors file ({err})") from err
+    if words.get("classes") != ",".join(CLASSES):
+        raise ValueError(f"its classes are {words.get('classes')}, not {','.join(CLASSES)}")
+    widths = tuple(int(n) for n in words.get("widths", "").split(","))
+    network = TissueNet(widths)
+    try:
+        missing, unknown = network.load_state_dict(state, strict=False)
+    except RuntimeError as err:
+        raise ValueError(f"its tensors do not fit: {err}") from err
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing or unknown:
+        raise ValueError(f"tensors are missing or unknown: {[*missing, *unknown][:4]}")
+    return network.fuse(), words

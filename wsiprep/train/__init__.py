@@ -1,0 +1,1 @@
+"""Training: one visible loop for each kind of model, over what the stages offer."""

@@ -1,0 +1,223 @@
+"""Thumbnails to train on: drawn ones without end, and real ones whose masks are known."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, from_numpy
+from torch.utils.data import Dataset
+
+from wsiprep.core.errors import ManifestError, TissueInputError
+from wsiprep.core.types import Box, Size, SlideInfo
+from wsiprep.synth.thumbnails.draw import draw_scene
+from wsiprep.synth.thumbnails.labels import CLASSES, Thumbnail
+from wsiprep.synth.thumbnails.scene import sample_scene
+from wsiprep.tissue.given import given_tissue
+
+__all__ = ["Pair", "Thumbnails", "read_pairs", "read_textures"]
+
+Sample = tuple[Tensor, Tensor, Tensor]
+"""uint8 (3, h, w) RGB; uint8 (h, w) labels; uint8 (h, w) which of them are known."""
+PICTURES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+_REAL_DOMAIN, _SCENE_STRIDE = 23, 1 << 24
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """A real thumbnail and what is known of it.
+
+    Attributes:
+        name: File name.
+        thumbnail: Picture and labels.
+        split: `train` or `val`.
+    """
+
+    name: str
+    thumbnail: Thumbnail
+    split: str
+
+
+class Thumbnails(Dataset[Sample]):
+    """Thumbnail number i is always the same, whoever asks for it.
+
+    Args:
+        seed: Of the series.
+        count: How many there are.
+        crop_px: Side.
+        stains: Stains that are drawn.
+        pairs: Real thumbnails.
+        real_share: Their share.
+        textures: uint8 (h, w, 3) pictures of tissue.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        count: int,
+        crop_px: int,
+        stains: Sequence[str],
+        pairs: Sequence[Pair] = (),
+        real_share: float = 0.0,
+        textures: Sequence[NDArray[np.uint8]] = (),
+    ) -> None:
+        self.seed, self.count, self.crop_px = seed, count, crop_px
+        self.stains, self.textures = tuple(stains), tuple(textures)
+        self.pairs, self.real_share = tuple(pairs), real_share if pairs else 0.0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        cv2.setNumThreads(1)  # in a process beside others
+        if index >= self.count:  # what ends a loop over it
+            raise IndexError(index)
+        rng = np.random.default_rng([self.seed, index, _REAL_DOMAIN])
+        if rng.random() < self.real_share:
+            made = _varied(rng, self.pairs[int(rng.integers(len(self.pairs)))], self.crop_px)
+        else:
+            scene = sample_scene(self.seed * _SCENE_STRIDE + index, self.stains)
+            made = draw_scene(scene, (self.crop_px, self.crop_px), self.textures)
+        turned = [
+            np.ascontiguousarray(np.rot90(a, int(k)) if not flip else np.rot90(a, int(k))[:, ::-1])
+            for flip, k in [(rng.random() < 0.5, rng.integers(4))]
+            for a in (made.pixels, made.label, made.known)
+        ]
+        return (
+            from_numpy(turned[0]).permute(2, 0, 1).contiguous(),
+            from_numpy(turned[1]),
+            from_numpy(turned[2]),
+        )
+
+
+def _varied(rng: np.random.Generator, pair: Pair, side: int) -> Thumbnail:
+    """A part of a real thumbnail, at another scale and with other light; glass beyond it."""
+    pixels, label, known = pair.thumbnail.pixels, pair.thumbnail.label, pair.thumbnail.known
+    scale = float(np.exp(rng.uniform(np.log(0.5), np.log(1.6))))
+    size = (round(label.shape[1] * scale), round(label.shape[0] * scale))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    picture = _framed(cv2.resize(pixels, size, interpolation=how), side)
+    label, known = (
+        _framed(cv2.resize(plane, size, interpolation=cv2.INTER_NEAREST), side)
+        for plane in (label, known)
+    )
+    y = int(rng.integers(0, label.shape[0] - side + 1))
+    x = int(rng.integers(0, label.shape[1] - side + 1))
+    box = (slice(y, y + side), slice(x, x + side))
+    light = picture[box] * np.exp(rng.normal(0, 0.04, 3))
+    light = 255 * (np.clip(light, 0, 255) / 255) ** np.exp(rng.normal(0, 0.15))
+    light += rng.normal(0, rng.uniform(0, 2), light.shape)
+    pixels = np.clip(np.rint(light), 0, 255).astype(np.uint8)
+    mpp = pair.thumbnail.mpp / scale
+    return Thumbnail(pixels, label[box], known[box], mpp)
+
+
+def _framed(plane: np.ndarray, side: int) -> NDArray[np.uint8]:
+    """Mirrored on at the right and below until it is `side` wide and high."""
+    h, w = (max(0, side - n) for n in plane.shape[:2])
+    if not (h or w):
+        return np.asarray(plane, np.uint8)
+    return np.asarray(cv2.copyMakeBorder(plane, 0, h, 0, w, cv2.BORDER_REFLECT_101), np.uint8)
+
+
+def read_textures(folder: Path) -> list[NDArray[np.uint8]]:
+    """Pictures in a folder, by name.
+
+    Raises:
+        ManifestError: there is none, or one does not decode.
+    """
+    files = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURES)
+    if not files:
+        raise ManifestError(f"there are no pictures in {folder}.", hint="Correct --textures.")
+    return [_picture(path) for path in files]
+
+
+def read_pairs(table: Path) -> list[Pair]:
+    """Real thumbnails from a CSV; paths are relative to it.
+
+    Columns: image; tissue, pen, edge, fold (masks of the image's size; not zero is the class; a
+    cell that is empty means unknown; `none` means nowhere); ignore (a mask of what is not to be
+    learnt); mpp; split. Whether there is tissue under ink is never learnt.
+
+    Raises:
+        ManifestError: the table, a picture or a mask cannot be used.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as err:
+        raise ManifestError(f"{table} cannot be read: {err}.") from err
+    allowed = {"image", "ignore", "mpp", "split", *CLASSES}
+    unknown = set(rows[0]) - allowed if rows else set()
+    if not rows or "image" not in rows[0] or unknown:
+        raise ManifestError(
+            f"{table} must have rows and a column `image`"
+            + (f"; unknown columns: {', '.join(sorted(map(str, unknown)))}" if unknown else "")
+            + ".",
+            hint=f"Columns: {', '.join(sorted(allowed))}.",
+        )
+    return [_pair(table, number, row) for number, row in enumerate(rows, start=2)]
+
+
+def _pair(table: Path, number: int, row: dict[str, str]) -> Pair:
+    where = f"line {number} of {table}"
+    path = table.parent / (row["image"] or "")
+    pixels = _picture(path)
+    label = np.zeros(pixels.shape[:2], np.uint8)
+    known = np.zeros(pixels.shape[:2], np.uint8)
+    for bit, name in enumerate(CLASSES):
+        cell = (row.get(name) or "").strip()
+        if not cell:
+            continue
+        known |= np.uint8(1 << bit)
+        if cell != "none":
+            label[_mask(table.parent / cell, path, label.shape, where)] |= 1 << bit
+    under_ink = (label & _bit("pen")) > 0
+    known[under_ink] &= ~(_bit("tissue") | _bit("fold"))
+    if ignored := (row.get("ignore") or "").strip():
+        known[_mask(table.parent / ignored, path, label.shape, where)] = 0
+    try:
+        mpp = float(row.get("mpp") or 8.0)
+    except ValueError as err:
+        raise ManifestError(f"{where}: mpp '{row['mpp']}' is no number.") from err
+    split = row.get("split") or "train"
+    if split not in ("train", "val"):
+        raise ManifestError(f"{where}: split '{split}' is neither train nor val.")
+    return Pair(path.name, Thumbnail(pixels, label, known, mpp), split)
+
+
+def _bit(name: str) -> np.uint8:
+    return np.uint8(1 << CLASSES.index(name))
+
+
+def _mask(path: Path, image: Path, shape: tuple[int, ...], where: str) -> NDArray[np.bool_]:
+    """A mask or outlines, read as those that a user gives for a slide, at the image's size."""
+    size = Size(shape[1], shape[0])
+    info = SlideInfo(
+        id=image.name, uri=str(image), reader="image", reader_reason="", vendor=None, size0=size,
+        mpp=1.0, mpp_source="override", objective=None, downsamples=(1.0,), level_sizes=(size,),
+        bounds0=Box(0, 0, size.width, size.height), fingerprint="",
+    )  # fmt: skip
+    try:
+        mask = given_tissue(path, info, 1.0).mask
+    except TissueInputError as err:
+        raise ManifestError(f"{where}: {err.message}", hint=err.hint) from err
+    if mask.shape != shape[:2]:
+        enlarged = cv2.resize(
+            mask.astype(np.uint8), (size.width, size.height), interpolation=cv2.INTER_NEAREST
+        )
+        mask = np.asarray(enlarged) > 0
+    return mask
+
+
+def _picture(path: Path) -> NDArray[np.uint8]:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
+    if image is None:
+        raise ManifestError(f"picture {path} is missing or does not decode.")
+    return np.ascontiguousarray(np.asarray(image, np.uint8)[..., ::-1])

@@ -1,0 +1,327 @@
+"""The loop that trains tissue segmenters."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from wsiprep import __version__
+from wsiprep.core.config import digest
+from wsiprep.core.errors import ConfigError, OutputError
+from wsiprep.core.report import OnStep, TrainStep
+from wsiprep.encoders.load import resolve_device
+from wsiprep.store.disk import check_writable, output_errors, write_whole
+from wsiprep.synth.thumbnails.labels import CLASSES
+from wsiprep.synth.thumbnails.stains import STAINS
+from wsiprep.train.tissue.config import TissueTraining
+from wsiprep.train.tissue.data import Pair, Sample, Thumbnails, read_pairs, read_textures
+from wsiprep.train.tissue.losses import class_bits
+from wsiprep.train.tissue.student import Student
+from wsiprep.views.contact_sheet import SheetCell, draw_sheet
+from wsiprep.views.overlay import encode_jpeg
+
+__all__ = ["Trained", "train_tissue"]
+
+WARM_UP_STEPS = 200
+AVERAGE_DECAY = 0.998
+"""Of the moving average of weights, which is what is validated and kept."""
+VALIDATION_SEED, VALIDATION_COUNT = 900_001, 96
+CHECKPOINT, LOG, SHEET = "checkpoint.pt", "training.csv", "validation.jpg"
+SHOWN = 24
+"""Thumbnails of each set on the contact sheet."""
+SHADES = {
+    "tissue": (0, 160, 90),
+    "pen": (255, 140, 0),
+    "edge": (30, 60, 255),
+    "fold": (230, 0, 200),
+}
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training left.
+
+    Attributes:
+        network: File of the network.
+        use: Flags of `wsiprep segment` that use it.
+        scores: IoU by `set/class` of the last validation.
+        pictures: Contact sheets of what it finds.
+    """
+
+    network: Path
+    use: str
+    scores: dict[str, float]
+    pictures: tuple[Path, ...]
+
+
+def train_tissue(cfg: TissueTraining, on_step: OnStep = lambda _: None) -> Trained:
+    """Train, validate now and then, keep checkpoints, write the network and a contact sheet.
+
+    A run that was stopped goes on from its last checkpoint with `resume`, and on a CPU ends with
+    the network that it would have had undisturbed, to the bit.
+
+    Raises:
+        ConfigError: `resume` without a checkpoint or with other settings; no stain is left; the
+            loss is not finite.
+        ManifestError: the real thumbnails cannot be used.
+        OutputError: the output folder cannot be written.
+        WeightsError: the checkpoint to be tuned cannot be used.
+        DeviceError: there is no such device.
+    """
+    stains = [name for name in STAINS if name not in cfg.leave_out]
+    if unknown := set(cfg.leave_out) - set(STAINS):
+        raise ConfigError(f"--leave-out: there is no stain {', '.join(sorted(unknown))}.")
+    if not stains:
+        raise ConfigError("--leave-out leaves no stain to draw.")
+    check_writable(cfg.output)
+    pairs = read_pairs(cfg.data) if cfg.data else []
+    textures = read_textures(cfg.textures) if cfg.textures else []
+    torch.manual_seed(cfg.seed)
+    student = _student(cfg)
+    with output_errors(cfg.output):
+        cfg.output.mkdir(parents=True, exist_ok=True)
+    module = student.module
+    tuned = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    optimiser = torch.optim.AdamW(
+        tuned.values(), cfg.peak_rate, (0.9, 0.99), weight_decay=cfg.weight_decay
+    )
+    average = {name: value.detach().clone() for name, value in _moving(module, tuned).items()}
+    first, log = 0, list[dict[str, Any]]()
+    if cfg.resume:
+        first, log = _resume(cfg, module, tuned, average, optimiser)
+
+    training = Thumbnails(
+        cfg.seed, cfg.steps * cfg.batch_size, cfg.crop_px, stains,
+        [p for p in pairs if p.split == "train"], cfg.real_share, textures,
+    )  # fmt: skip
+    validation = _validation_sets(cfg, stains, pairs)
+    scores: dict[str, float] = {}
+    smooth, told, began = None, first, time.perf_counter()
+    batches = enumerate(_batches(training, cfg, first), start=first + 1)
+    for step, (pixels, label, known) in batches:
+        rate = _rate(cfg, step)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        module.train()
+        loss = student.loss(pixels, label, known, step)
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(tuned.values(), 1.0)
+        optimiser.step()
+        _follow(average, _moving(module, tuned), step)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise ConfigError(
+                f"the loss is {value} at step {step}.", hint="Lower --learning-rate and try again."
+            )
+        smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
+        validate = step % cfg.validate_every == 0 or step == cfg.steps
+        if validate:
+            with _averaged(module, tuned, average):
+                scores = {k: v for name, items in validation.items()
+                          for k, v in _scores(name, student, items).items()}  # fmt: skip
+            log.append({"step": step, "loss": round(smooth, 5), **scores})
+            _keep(cfg, step, module, tuned, average, optimiser, log)
+        if validate or step % 20 == 0:
+            seconds = time.perf_counter() - began
+            speed = (step - told) * cfg.batch_size / max(seconds, 1e-9)
+            shown = scores if validate else None
+            on_step(TrainStep(step, cfg.steps, smooth, rate, speed, "thumbnails", shown))
+            told, began = step, time.perf_counter()
+    facts = {
+        "wsiprep": __version__,
+        "settings": json.dumps(_what_decides(cfg), sort_keys=True),
+        "textures": str(len(textures)),
+        "pairs": ", ".join(p.name for p in pairs if p.split == "train"),
+    }
+    with _averaged(module, tuned, average), output_errors(cfg.output):
+        path, use = student.save(cfg.output, facts)
+        sheet = _draw(student, validation)
+    write_whole(cfg.output / SHEET, encode_jpeg(sheet))
+    last = {k: v for k, v in log[-1].items() if "/" in k} if log else {}
+    return Trained(path, use, last, (cfg.output / SHEET,))
+
+
+def _student(cfg: TissueTraining) -> Student:
+    device = resolve_device(cfg.device)
+    if cfg.model == "sam":
+        from wsiprep.train.tissue.sam import sam_student
+
+        return sam_student(cfg, device)
+    from wsiprep.train.tissue.net import NetStudent
+
+    return NetStudent(device)
+
+
+def _what_decides(cfg: TissueTraining) -> dict[str, Any]:
+    """Settings that the network depends on."""
+    aside = {"output", "workers", "device", "resume", "validate_every"}
+    return {k: v for k, v in cfg.canonical().items() if k not in aside}
+
+
+def _batches(data: Thumbnails, cfg: TissueTraining, first: int) -> Iterator[list[Tensor]]:
+    """Batches from step `first` on, drawn by other processes ahead of time."""
+    order = range(first * cfg.batch_size, len(data))
+    yield from DataLoader(
+        data, cfg.batch_size, sampler=order, num_workers=cfg.workers,
+        multiprocessing_context="forkserver" if cfg.workers else None,
+    )  # fmt: skip
+
+
+def _rate(cfg: TissueTraining, step: int) -> float:
+    """Learning rate: linear warm-up, then a cosine down to a hundredth."""
+    warm = min(WARM_UP_STEPS, max(1, cfg.steps // 10))
+    if step <= warm:
+        return cfg.peak_rate * step / warm
+    done = (step - warm) / max(1, cfg.steps - warm)
+    return cfg.peak_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _moving(module: nn.Module, tuned: dict[str, nn.Parameter]) -> State:
+    """What training changes: tuned weights, and statistics of normalisation."""
+    return {**tuned, **{name: b for name, b in module.named_buffers() if b.is_floating_point()}}
+
+
+@torch.no_grad()
+def _follow(average: State, moving: State, step: int) -> None:
+    """Moving average of weights; at the beginning over fewer steps."""
+    decay = min(AVERAGE_DECAY, (1 + step) / (10 + step))
+    for name, kept in average.items():
+        kept.lerp_(moving[name], 1 - decay)
+
+
+@contextmanager
+def _averaged(module: nn.Module, tuned: dict[str, nn.Parameter], average: State) -> Iterator[None]:
+    """Within it the module has the averaged weights, and infers."""
+    moving = _moving(module, tuned)
+    own = {name: value.detach().clone() for name, value in moving.items()}
+    module.eval()
+    with torch.no_grad():
+        for name, value in moving.items():
+            value.copy_(average[name])
+        try:
+            yield
+        finally:
+            for name, value in moving.items():
+                value.copy_(own[name])
+
+
+def _validation_sets(
+    cfg: TissueTraining, stains: Sequence[str], pairs: Sequence[Pair]
+) -> dict[str, list[Sample]]:
+    """Thumbnails by set: drawn in known stains, drawn in stains left out, real."""
+    sets = {"drawn": Thumbnails(VALIDATION_SEED, VALIDATION_COUNT, cfg.crop_px, stains)}
+    if cfg.leave_out:
+        unseen = cfg.leave_out
+        sets["unseen"] = Thumbnails(VALIDATION_SEED + 1, VALIDATION_COUNT, cfg.crop_px, unseen)
+    samples = {name: [data[k] for k in range(len(data))] for name, data in sets.items()}
+    if real := [pair for pair in pairs if pair.split == "val"]:
+        samples["real"] = [_whole(pair) for pair in real]
+    return samples
+
+
+def _whole(pair: Pair) -> Sample:
+    """A real thumbnail, at its own size but for a margin on the right and below."""
+    made = pair.thumbnail
+    h, w = (-n % 32 for n in made.label.shape)
+    pixels = np.pad(made.pixels, ((0, h), (0, w), (0, 0)), mode="edge")
+    label, known = (np.pad(m, ((0, h), (0, w))) for m in (made.label, made.known))
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)
+    return planes, torch.from_numpy(label), torch.from_numpy(known)
+
+
+def _scores(name: str, student: Student, samples: Sequence[Sample]) -> dict[str, float]:
+    """IoU of each class over all known pixels of a set, by `set/class`.
+
+    A class that a set does not show, or of which nothing is known there, has none.
+    """
+    count = len(student.classes)
+    both, either = torch.zeros(count), torch.zeros(count)
+    for pixels, label, known in samples:
+        found = student.masks(pixels[None])[0]
+        target, weight = (class_bits(b[None], count)[0].bool() for b in (label, known))
+        both += (found & target & weight).sum((1, 2))
+        either += ((found | target) & weight).sum((1, 2))
+    pairs = zip(student.classes, both.tolist(), either.tolist(), strict=True)
+    return {f"{name}/{c}": round(b / e, 4) for c, b, e in pairs if e}
+
+
+def _draw(student: Student, validation: dict[str, list[Sample]]) -> np.ndarray:
+    """A contact sheet of what is found on the validation thumbnails."""
+    cells = []
+    for name, samples in validation.items():
+        for number, (pixels, _, _) in enumerate(samples[:SHOWN]):
+            picture = np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+            shown = picture.copy()
+            for word, mask in zip(student.classes, student.masks(pixels[None])[0], strict=True):
+                where = mask.numpy()
+                shade = np.array(SHADES[word], np.float32)
+                shown[where] = (0.55 * shown[where] + 0.45 * shade).astype(np.uint8)
+            both = np.concatenate([picture, shown], axis=1)
+            cells.append(SheetCell(both, (f"{name} {number}",)))
+    legend = [(word, SHADES[word]) for word in student.classes]
+    return draw_sheet(cells, columns=6, cell_px=320, title="What it finds", legend=legend)
+
+
+def _keep(
+    cfg: TissueTraining, step: int, module: nn.Module, tuned: dict[str, nn.Parameter],
+    average: State, optimiser: torch.optim.Optimizer, log: list[dict[str, Any]],
+) -> None:  # fmt: skip
+    """Write a checkpoint and the log; each is whole or not there."""
+    state = {
+        "key": digest(_what_decides(cfg)), "step": step, "log": log, "average": average,
+        "moving": {name: v.detach() for name, v in _moving(module, tuned).items()},
+        "optimiser": optimiser.state_dict(),
+    }  # fmt: skip
+    data = io.BytesIO()
+    torch.save(state, data)
+    write_whole(cfg.output / CHECKPOINT, data.getvalue())
+    text = io.StringIO()
+    names = list(dict.fromkeys(name for row in log for name in row))
+    table = csv.DictWriter(text, names, lineterminator="\n")
+    table.writeheader()
+    table.writerows(log)
+    write_whole(cfg.output / LOG, text.getvalue().encode())
+
+
+def _resume(
+    cfg: TissueTraining, module: nn.Module, tuned: dict[str, nn.Parameter],
+    average: State, optimiser: torch.optim.Optimizer,
+) -> tuple[int, list[dict[str, Any]]]:  # fmt: skip
+    """Put the last checkpoint back; how many steps it had taken, and its log."""
+    path = cfg.output / CHECKPOINT
+    if not path.is_file():
+        raise ConfigError(f"there is no checkpoint {path} to go on from.", hint="Drop --resume.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError) as err:
+        raise OutputError(f"checkpoint {path} cannot be read: {err}.") from err
+    if state["key"] != digest(_what_decides(cfg)):
+        raise ConfigError(
+            f"checkpoint {path} was made with other settings.",
+            hint="Pass the same settings, or another --output.",
+        )
+    with torch.no_grad():
+        for name, value in _moving(module, tuned).items():
+            value.copy_(state["moving"][name])
+            average[name].copy_(state["average"][name])
+    optimiser.load_state_dict(state["optimiser"])
+    return int(state["step"]), list(state["log"])
+
+
+if set(SHADES) != set(CLASSES):
+    raise RuntimeError("every class needs a shade")

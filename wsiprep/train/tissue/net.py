@@ -1,0 +1,52 @@
+"""The network of the segmenter `net`, learning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsiprep.store.disk import write_whole
+from wsiprep.tissue.network import CLASSES, TissueNet, network_bytes
+from wsiprep.train.tissue.losses import masked_loss
+
+__all__ = ["NetStudent"]
+
+
+class NetStudent:
+    """`TissueNet` from scratch.
+
+    Args:
+        device: Where it learns.
+    """
+
+    classes = CLASSES
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.module: nn.Module = TissueNet().to(device).to(memory_format=torch.channels_last)
+
+    def loss(self, pixels: Tensor, label: Tensor, known: Tensor, step: int) -> Tensor:
+        """See `Student.loss`."""
+        kind = self._device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=kind != "mps"):
+            logits = self.module(self._there(pixels))
+        return masked_loss(logits, label.to(self._device), known.to(self._device))
+
+    def masks(self, pixels: Tensor) -> Tensor:
+        """See `Student.masks`."""
+        logits = self.module(self._there(pixels))
+        full = functional.interpolate(logits, scale_factor=2.0, mode="bilinear")
+        return (full > 0).cpu()
+
+    def save(self, folder: Path, facts: dict[str, str]) -> tuple[Path, str]:
+        """See `Student.save`."""
+        path = folder / "network.safetensors"
+        assert isinstance(self.module, TissueNet)  # noqa: S101 - made above
+        write_whole(path, network_bytes(self.module, facts))
+        return path, f"--segmenter net --segmenter-option weights={path}"
+
+    def _there(self, pixels: Tensor) -> Tensor:
+        return pixels.to(self._device).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,136 @@
+"""Segment Anything, tuned on tissue: few parameters of a network that others have trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+from wsiprep.core.errors import ConfigError
+from wsiprep.tissue.segmenters import sam as segmenter
+from wsiprep.tissue.segmenters._sam_network import load_sam
+from wsiprep.train.sam_tuning import (
+    Target,
+    Tuning,
+    choose_parameters,
+    dice_bce,
+    forward,
+    iou_error,
+    save_merged,
+    target_of,
+)
+from wsiprep.train.tissue.config import TissueTraining
+
+__all__ = ["SamStudent", "sam_student"]
+
+POINTS_ODDS = 0.5
+"""Share of thumbnails that are prompted with points besides the box."""
+MOST_POINTS = 8
+
+
+def sam_student(cfg: TissueTraining, device: torch.device) -> SamStudent:
+    """The network of `cfg.checkpoint`, ready to be tuned.
+
+    Raises:
+        ConfigError: no checkpoint is given.
+        WeightsError: it cannot be used.
+        PluginUnavailableError: LoRA is asked for, and `peft` is not installed.
+    """
+    if cfg.checkpoint is None:
+        raise ConfigError(
+            "--model sam is tuned from weights that exist already.",
+            hint="Give --checkpoint FILE, and --sam vit_b, vit_l or vit_h as they are.",
+        )
+    path = segmenter.Config(checkpoint=str(cfg.checkpoint), model=cfg.sam).checkpoint_file()
+    network = load_sam(path, cfg.sam, str(device), segmenter.remedy(cfg.sam))
+    return SamStudent(network.sam, cfg.sam, Tuning(cfg.lora_rank), cfg.seed)
+
+
+class SamStudent:
+    """Norm layers of the image encoder and the mask decoder, with LoRA where asked.
+
+    Prompts are those of the segmenter: the box of the whole thumbnail, and for some points on
+    tissue and beside it. The loss is Dice and cross-entropy of one mask, and the error of the IoU
+    that the network predicts of it.
+
+    Args:
+        sam: The network with its weights; changed in place.
+        kind: `vit_b`, `vit_l` or `vit_h`.
+        tuning: What is tuned.
+        seed: Of the points.
+    """
+
+    classes = ("tissue",)
+
+    def __init__(self, sam: Sam, kind: str, tuning: Tuning, seed: int) -> None:
+        self._sam, self._kind, self._tuning, self._seed = sam, kind, tuning, seed
+        choose_parameters(sam, tuning)
+
+    @property
+    def module(self) -> nn.Module:
+        """The network."""
+        module: nn.Module = self._sam
+        return module
+
+    def loss(self, pixels: Tensor, label: Tensor, known: Tensor, step: int) -> Tensor:
+        """See `Student.loss`."""
+        rng = np.random.default_rng([self._seed, step, 31])
+        pictures = [_picture(p) for p in pixels]
+        tissue = [(b.numpy() & 1) > 0 for b in label]
+        clear = [(b.numpy() & 1) > 0 for b in known]
+        points = [_points(rng, t, c) for t, c in zip(tissue, clear, strict=True)]
+        logits, iou = forward(self._sam, pictures, [_box(p) for p in pictures], points)
+        target, sure = target_of(self._sam, tissue), target_of(self._sam, clear)
+        target = Target(target.cover, target.valid * sure.cover)
+        return (dice_bce(logits, target) + iou_error(iou, logits, target)).mean()
+
+    def masks(self, pixels: Tensor) -> Tensor:
+        """See `Student.masks`."""
+        pictures = [_picture(p) for p in pixels]
+        none = [None] * len(pictures)
+        logits, _ = forward(self._sam, pictures, [_box(p) for p in pictures], none)
+        h, w = pixels.shape[2:]
+        longest, side = max(h, w), int(self._sam.image_encoder.img_size)
+        size = (round(h * side / longest), round(w * side / longest))
+        full: Tensor = self._sam.postprocess_masks(logits, size, (h, w))
+        return (full > 0).cpu()
+
+    def save(self, folder: Path, facts: dict[str, str]) -> tuple[Path, str]:
+        """See `Student.save`."""
+        path = folder / "sam.safetensors"
+        save_merged(path, self._sam, self._tuning, facts)
+        options = (f"checkpoint={path}", f"model={self._kind}", "multimask=false")
+        flags = " ".join(f"--segmenter-option {option}" for option in options)
+        return path, f"--segmenter sam {flags}"
+
+
+def _picture(planes: Tensor) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(planes.permute(1, 2, 0).numpy())
+
+
+def _box(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+    h, w = picture.shape[:2]
+    return np.array([0, 0, w, h], np.float32)
+
+
+def _points(
+    rng: np.random.Generator, tissue: NDArray[np.bool_], known: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.int32]] | None:
+    """Some points on tissue and some beside it, x and y of pixels; or none."""
+    if rng.random() > POINTS_ODDS:
+        return None
+    found: list[NDArray[np.float32]] = []
+    labels: list[int] = []
+    for there, label in ((tissue & known, 1), (~tissue & known, 0)):
+        places = np.argwhere(there)
+        if len(places):
+            some = places[rng.integers(0, len(places), int(rng.integers(1, MOST_POINTS + 1)))]
+            found.append(some[:, ::-1].astype(np.float32))
+            labels += [label] * len(some)
+    if not found:
+        return None
+    return np.concatenate(found), np.array(labels, np.int32)
