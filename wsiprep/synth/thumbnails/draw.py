@@ -122,7 +122,8 @@ def _photo_density(rng: Rng, shape: Shape, photo: NDArray[np.uint8]) -> F32:
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT,
     )  # fmt: skip
     tint = np.exp(rng.normal(0, 0.12, 3)).astype(np.float32)
-    return as_float(-np.log10((seen.astype(np.float32) + 1) / np.float32(246)).clip(0) * tint)
+    light = np.minimum((seen.astype(np.float32) + 1) / np.float32(246), 1)
+    return as_float(-np.log10(light) * tint)
 
 
 def _lay_marks(rng: Rng, scene: Scene, shape: Shape, density: F32, label: NDArray[np.uint8]) -> F32:
