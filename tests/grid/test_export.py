@@ -18,7 +18,9 @@ from wsiprep.grid.export import export_coords
 def small_grid():
     info = make_info(mpp=0.25, size0=(2048, 1024))
     mask = np.ones((16, 32), bool)
-    tissue = TissueMask(mask, np.zeros_like(mask), 16.0, info.size0, "test")
+    pen = np.zeros_like(mask)
+    pen[:4, :4] = True
+    tissue = TissueMask(mask, pen, 16.0, info.size0, "test")
     return info, make_grid(info, tissue, GridConfig(mpp=0.5, stride=128))
 
 
@@ -28,6 +30,10 @@ def test_csv_has_a_line_for_each_patch():
     assert len(rows) == len(grid)
     assert [int(rows[5]["x0_px"]), int(rows[5]["y0_px"])] == grid.origin0_px[5].tolist()
     assert float(rows[5]["side0_px"]) == 512
+    known = ["tissue", "section", "pen", "edge", "fold", "focus"]
+    assert list(rows[0]) == ["row", "col", "x0_px", "y0_px", "side0_px", *known]
+    assert {(row["section"], row["focus"]) for row in rows} == {("1", "")}
+    assert float(rows[0]["pen"]) == 0.25
 
 
 def test_h5_has_what_neighbours_need():
@@ -36,6 +42,8 @@ def test_h5_has_what_neighbours_need():
         np.testing.assert_array_equal(file["coords"][:], grid.origin0_px)
         assert file["coords"].dtype == np.int64
         attrs = dict(file["coords"].attrs)
+        for name, column in grid.columns().items():
+            np.testing.assert_array_equal(file[name][:], column)
     assert attrs["patch_size"] == 256
     assert attrs["patch_size_level0"] == 512
     assert attrs["level0_magnification"] == 40

@@ -1,4 +1,4 @@
-"""The metadata of a small store, as it was when format 1 was fixed.
+"""The metadata of a small store, as it was when format 2 was fixed.
 
 A difference here is a change of the format: raise `FORMAT`, or put it back.
 """
@@ -18,7 +18,7 @@ from wsiprep.store.claim import claim_store
 GOLDEN = Path(__file__).parent / "golden_store.json"
 
 
-def test_metadata_is_that_of_format_1(tmp_path):
+def test_metadata_is_that_of_format_2(tmp_path):
     info = make_info(size0=(5120, 4864), downsamples=(1.0, 4.0))
     grid = grid_of(np.array([[0, 0], [3, 17], [18, 2]]), (19, 20))
     spec = EncoderSpec("golden:net", 4, 224, (0.5,) * 3, (0.25,) * 3, weights_sha256="ab")

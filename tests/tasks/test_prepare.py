@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from tests.slide.made import smooth, write_tiff
 from wsiprep import open_slide
@@ -439,3 +440,38 @@ def test_why_slides_are_left_to_a_slower_reader_is_said_once(tmp_path):
     assert len(report.rows) == 2
     notes = [event.text for event in events if event.kind == "note"]
     assert notes == ["Slides read by tiffslide, patch by patch: tiff does not read it: not tiled."]
+
+
+def test_presets_give_way_to_flags_and_rows_and_are_told(small_slide, tmp_path):
+    rows = [
+        ("a", "", "", ""),
+        ("b", "tma", "", ""),
+        ("c", "", "0.02", "none"),
+        ("d", "", "", '"pen,fold"'),
+    ]
+    lines = ["path,slide_id,preset,min_tissue_area,exclude"]
+    lines += [f"{small_slide},{','.join(row)}" for row in rows]
+    manifest = tmp_path / "slides.csv"
+    manifest.write_text("\n".join(lines))
+    events = []
+    cfg = SegmentConfig.of(
+        manifest=manifest, output=tmp_path / "o", preset="biopsy", section_gap=450.0
+    )
+    report = prepare(cfg, events.append)
+    assert [row.status for row in report.rows] == ["ok"] * 4
+    stored = [FeatureStore(row.store).attributes("tissue")["config"] for row in report.rows]
+    assert [s["preset"] for s in stored] == ["biopsy", "tma", "biopsy", "biopsy"]
+    assert [s["tissue_mpp"] for s in stored] == [4.0] * 4
+    assert [s["min_tissue_area"] for s in stored] == [0.01, 0.03, 0.02, 0.01]
+    assert [s["section_gap"] for s in stored] == [450.0] * 4
+    assert [s["exclude"] for s in stored] == [["pen", "edge"]] * 2 + [[], ["pen", "fold"]]
+    notes = [event.text for event in events if event.kind == "note"]
+    told = [note for note in notes if note.startswith("preset")]
+    assert len(told) == len(set(told)) == 3
+    assert any("biopsy" in n and "--min-tissue-area 0.01" in n for n in told)
+    assert all("Set by you" in note and "--section-gap 450" in note for note in told)
+    # What the run leaves on record repeats it.
+    again = SegmentConfig.of(
+        **yaml.safe_load((tmp_path / "o" / "config.yaml").read_text()), manifest=manifest
+    )
+    assert again.tissue == cfg.tissue

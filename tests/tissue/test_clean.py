@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from wsiprep.tissue import regions
-from wsiprep.tissue.clean import clean_tissue
+from wsiprep.tissue.clean import clean_tissue, smooth_outline
 
 MASKS = npst.arrays(np.bool_, st.tuples(st.integers(1, 14), st.integers(1, 14)))
 
@@ -128,3 +128,28 @@ def test_empty_and_full():
         assert (clean(mask, area=0.0, holes="remove") == value).all()
         assert (regions.close(mask, 3) == value).all()
         assert (regions.erode(mask, 3) == value).all()
+
+
+def test_smoothing_keeps_straight_outlines_and_takes_spikes():
+    mask = np.zeros((80, 120), bool)
+    mask[20:, 30:90] = True
+    before = mask.copy()
+    smooth = smooth_outline(mask, (8.0, 8.0), 24.0)
+    np.testing.assert_array_equal(mask, before)
+    np.testing.assert_array_equal(smooth[35:, :], mask[35:, :])
+    np.testing.assert_array_equal(smooth[:, 45:75], mask[:, 45:75])
+    spiked = mask.copy()
+    spiked[0:20, 60] = True
+    spiked[50:54, 40:44] = False
+    changed = np.argwhere(smooth_outline(spiked, (8.0, 8.0), 24.0) != smooth)
+    assert len(changed) <= 4, "the foot of the spike"
+    assert (np.abs(changed - [20, 60]) <= 1).all()
+    np.testing.assert_array_equal(smooth_outline(mask, (8.0, 8.0), 0.0), mask)
+
+
+def test_smoothing_is_in_um():
+    mask = np.zeros((60, 60), bool)
+    mask[20:30, 20:30] = True
+    assert smooth_outline(mask, (8.0, 8.0), 16.0).any()
+    assert not smooth_outline(mask, (8.0, 8.0), 100.0).any()
+    assert smooth_outline(mask, (64.0, 64.0), 100.0).any()

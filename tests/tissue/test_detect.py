@@ -18,6 +18,7 @@ from wsiprep.core.errors import (
 from wsiprep.core.types import Segmentation
 from wsiprep.tissue import TissueConfig, detect_tissue
 from wsiprep.tissue.detect import segmenters, tissue_key
+from wsiprep.tissue.presets import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +116,17 @@ def test_key_depends_on_all_that_decides(slide, tmp_path, monkeypatch):
         tissue_key(info, TissueConfig(min_tissue_area=0.1)),
         tissue_key(info, TissueConfig(holes="remove")),
         tissue_key(info, TissueConfig(min_hole_area=0.1)),
+        tissue_key(info, TissueConfig(smooth=8)),
+        tissue_key(info, TissueConfig(exclude="pen")),
+        tissue_key(info, TissueConfig(exclude="fold")),
+        tissue_key(info, TissueConfig(section_gap=100)),
     }
-    assert len(keys) == 7
+    assert len(keys) == 11
+    spelled = tissue_key(info, TissueConfig(exclude=("edge", "pen"), smooth=0))
+    assert spelled == tissue_key(info, base)
+    preset = tissue_key(info, TissueConfig(preset="tma"))
+    assert preset == tissue_key(info, TissueConfig(**PRESETS["tma"]))
+    assert preset not in keys
     assert tissue_key(make_info(name="renamed"), base) == tissue_key(info, base)
     one, two = tmp_path / "one.png", tmp_path / "two.png"
     one.write_bytes(b"a")
@@ -151,3 +161,59 @@ def test_segmenters_that_break_the_contract_are_named(slide, monkeypatch):
     _plug_in(monkeypatch, create=lambda cfg: Wrong())
     with pytest.raises(PluginUnavailableError, match="returned tissue as bool"):
         detect_tissue(slide, TissueConfig())
+
+
+class Seeing:
+    """A segmenter that sees everything, one thing over the other."""
+
+    def segment(self, thumbnail, mpp):
+        h, w = thumbnail.shape[:2]
+        tissue, pen, edge, fold = np.zeros((4, h, w), bool)
+        tissue[100:400, 100:600] = True
+        pen[200:220, 50:650] = True
+        edge[:, 590:595] = True
+        fold[300:320, 150:250] = True
+        return Segmentation(tissue, pen, edge, fold)
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken"),
+    [
+        ({}, ("pen", "edge")),
+        ({"exclude": "none"}, ()),
+        ({"exclude": ("fold,edge", "pen")}, ("pen", "edge", "fold")),
+        ({"exclude": "fold"}, ("fold",)),
+    ],
+)
+def test_what_is_excluded(slide, monkeypatch, asked, taken):
+    _plug_in(monkeypatch, create=lambda cfg: Seeing())
+    mask = detect_tissue(slide, TissueConfig(**asked)).mask
+    assert TissueConfig(**asked).exclude == taken
+    seen = Seeing().segment(np.zeros((500, 700, 3)), 8.0)
+    for name in ("pen", "edge", "fold"):
+        np.testing.assert_array_equal(getattr(mask, name), getattr(seen, name), name)
+        assert (mask.mask & getattr(seen, name)).any() == (name not in taken)
+    assert mask.mask[150, 150]
+    assert mask.sections == [1], "ink over a section does not cut it in two"
+
+
+@pytest.mark.parametrize("wrong", ["ink", "none,pen", 3])
+def test_what_cannot_be_excluded(wrong):
+    with pytest.raises(ValueError, match="exclude"):
+        TissueConfig(exclude=wrong)
+
+
+def test_presets_fill_what_is_open():
+    cfg = TissueConfig(preset="biopsy", min_tissue_area=2.0)
+    assert (cfg.tissue_mpp, cfg.min_tissue_area) == (4.0, 2.0)
+    assert cfg.model_fields_set == {"preset", "min_tissue_area"}
+    note = cfg.preset_note()
+    assert "--tissue-mpp 4" in note
+    assert "Set by you: --min-tissue-area 2" in note
+    assert TissueConfig().preset_note() is None
+    for name, values in PRESETS.items():
+        made = TissueConfig(preset=name)
+        assert {k: getattr(made, k) for k in values} == values
+        assert made.canonical() == {**TissueConfig().canonical(), "preset": name, **values}
+    with pytest.raises(ValueError, match="preset"):
+        TissueConfig(preset="biopsies")

@@ -19,11 +19,11 @@ from wsiprep.tissue.given import given_tissue
 GOLDEN = Path(__file__).with_name("golden_tissue.geojson")
 
 
-def tissue_mask(mask, size0=None, pen=None, mpp=8.0):
+def tissue_mask(mask, size0=None, pen=None, mpp=8.0, **more):
     mask = np.asarray(mask, bool)
     size0 = size0 or Size(mask.shape[1] * 16, mask.shape[0] * 16)
     pen = np.zeros_like(mask) if pen is None else np.asarray(pen, bool)
-    return TissueMask(mask, pen, mpp, size0, "otsu")
+    return TissueMask(mask, pen, mpp, size0, "otsu", **more)
 
 
 def signed_area(ring):
@@ -80,9 +80,11 @@ def example():
     mask[1:6, 1:6] = True
     mask[3, 3] = False
     mask[6, 6] = True
-    pen = np.zeros_like(mask)
-    pen[1, 8] = True
-    return tissue_mask(mask, Size(1000, 800), pen)
+    pen, edge, fold = np.zeros((3, 8, 10), bool)
+    pen[1, 8] = edge[3, 8:] = fold[1:3, 1] = True
+    section = mask.astype(np.int32)
+    section[:, 5][mask[:, 5]] = 2
+    return tissue_mask(mask, Size(1000, 800), pen, edge=edge, fold=fold, section=section)
 
 
 def test_golden():
@@ -91,7 +93,10 @@ def test_golden():
 
 def test_features_of_the_example():
     features = check(tissue_geojson(example()), example())
-    assert [f["properties"]["name"] for f in features] == ["tissue 1", "tissue 2", "pen 1"]
+    names = ["tissue 1", "tissue 2", "tissue 3", "pen 1", "edge 1", "fold 1"]
+    assert [f["properties"]["name"] for f in features] == names
+    numbers = [f["properties"].get("measurements") for f in features]
+    assert numbers == [{"section": 1}, {"section": 1}, {"section": 2}, None, None, None]
     assert len(features[0]["geometry"]["coordinates"]) == 2
     assert features[0]["properties"]["objectType"] == "annotation"
     assert features[0]["properties"]["isLocked"] is False
@@ -141,3 +146,29 @@ def test_round_trip_of_a_slide_with_odd_sizes_and_pen():
     again = back(text, tissue)
     np.testing.assert_array_equal(again.mask, mask)
     np.testing.assert_array_equal(again.pen, pen)
+
+
+def test_everything_comes_back():
+    """Edges and folds, ink over tissue, and numbers of sections, though sections touch."""
+    rng = np.random.default_rng(1)
+    mask = p.texture((150, 211), 3, sigma=6) > 0.2
+    pen, edge, fold = (p.texture((150, 211), 4 + k, sigma=5) > 0.9 for k in range(3))
+    stripes = np.repeat(rng.integers(1, 5, 211)[None], 150, axis=0)
+    section = np.where(mask, stripes, 0).astype(np.int32)
+    tissue = tissue_mask(mask, Size(3401, 2418), pen, edge=edge, fold=fold, section=section)
+    assert (pen & mask).any()
+    text = tissue_geojson(tissue)
+    check(text, tissue)
+    again = back(text, tissue)
+    for name in ("mask", "pen", "edge", "fold", "section"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(tissue, name), name)
+
+
+def test_many_small_sections_are_quick():
+    mask = np.zeros((160, 160), bool)
+    mask[::4, ::4] = True
+    section = np.zeros(mask.shape, np.int32)
+    section[mask] = np.arange(1, mask.sum() + 1)
+    tissue = tissue_mask(mask, section=section)
+    again = back(tissue_geojson(tissue), tissue)
+    np.testing.assert_array_equal(again.section, section)

@@ -228,6 +228,37 @@ def test_classes(tmp_path):
     assert found.pen.any()
     assert not (found.pen & found.mask).any()
     assert not found.mask[60:].any()
+    assert not found.edge.any()
+    for kind in ("Edge", "Fold"):
+        over = [feature(polygon(SQUARE)), feature(polygon(SQUARE), classification={"name": kind})]
+        found = rasterise(tmp_path, over)
+        np.testing.assert_array_equal(getattr(found, kind.lower()), found.mask)
+        assert found.mask[:50, :100].all(), "what is given as tissue is tissue"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"section": 7},
+        {"measurements": {"section": 7.0, "area": 1}},
+        {"measurements": [{"name": "section", "value": 7}]},
+    ],
+)
+def test_numbers_of_sections(tmp_path, more):
+    far = polygon([[2000, 2000], [2400, 2000], [2400, 2400], [2000, 2400]])
+    beside = polygon([[1600, 0], [1900, 0], [1900, 800], [1600, 800]])
+    found = rasterise(tmp_path, [feature(polygon(SQUARE), **more), feature(far), feature(beside)])
+    assert found.sections == [7, 8]
+    assert found.section[10, 10] == found.section[10, 110] == 7
+    assert found.section[140, 140] == 8
+    plain = rasterise(tmp_path, [feature(polygon(SQUARE)), feature(far)])
+    assert plain.sections == [1, 2]
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, "one", True, 1e9])
+def test_numbers_that_are_none(tmp_path, wrong):
+    with pytest.raises(TissueInputError, match="section is numbered"):
+        rasterise(tmp_path, feature(polygon(SQUARE), section=wrong))
 
 
 def test_outside_is_clipped_and_far_outside_refused(tmp_path):

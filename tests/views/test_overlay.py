@@ -6,7 +6,7 @@ import pytest
 
 from wsiprep.core.types import PatchGrid, ReadPlan, Size, TissueMask
 from wsiprep.views import encode_jpeg, tissue_overlay
-from wsiprep.views.overlay import PATCH_RGB, PEN_RGB, TISSUE_RGB
+from wsiprep.views.overlay import EDGE_RGB, FOLD_RGB, PATCH_RGB, PEN_RGB, TISSUE_RGB
 
 SIZE0 = Size(12800, 9600)
 
@@ -134,3 +134,31 @@ def test_jpeg():
 def test_jpeg_of_nonsense(shape):
     with pytest.raises(ValueError, match=r"picture|JPEG"):
         encode_jpeg(np.zeros(shape, np.uint8))
+
+
+def test_edges_folds_and_numbers_of_sections():
+    mask = make()
+    plain = tissue_overlay(white(), mask)
+    edge, fold = np.zeros((2, 600, 800), bool)
+    edge[450:550, 50:150] = True
+    fold[200:260, 350:380] = True
+    seen = TissueMask(mask.mask, mask.pen, 8.0, SIZE0, "otsu", edge=edge, fold=fold)
+    picture = tissue_overlay(white(), seen)
+    assert like(picture, EDGE_RGB)[440:560, 40:160].sum() > 300
+    assert like(picture, FOLD_RGB)[195:265, 345:385].sum() > 150
+    assert not like(plain[:600], EDGE_RGB, 4)[440:560, 40:160].any()
+    strip, before = picture[600:], plain[600:]
+    assert like(strip, FOLD_RGB, 60).any(), "the caption names the colour"
+    assert not like(before, FOLD_RGB, 60).any()
+
+    section = mask.mask.astype(np.int32)
+    section[:, 300:][mask.mask[:, 300:]] = 2
+    two = tissue_overlay(
+        white(), TissueMask(mask.mask, mask.pen, 8.0, SIZE0, "otsu", section=section)
+    )
+    for half in (np.s_[150:300, 205:295], np.s_[150:300, 305:395]):
+        assert (two[half] != plain[half]).any()
+        assert (two[half].max(axis=2) < 80).any(), "a number in ink"
+    thin = section.copy()
+    thin[mask.mask] = np.arange(1, mask.mask.sum() + 1)
+    tissue_overlay(white(60, 80), TissueMask(mask.mask, mask.pen, 8.0, SIZE0, "o", section=thin))

@@ -9,7 +9,8 @@ Points are (x, y), sizes (width, height), arrays (H, W, C). `*0_px` are level-0 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +30,16 @@ __all__ = [
     "Tiling",
     "TissueMask",
 ]
+
+_DERIVED: Any = None
+"""Default of fields that `__post_init__` fills in from others."""
+
+
+def _derive(of: object, name: str, make: Callable[[], Any]) -> None:
+    """Fill in a field of a frozen object that was left at `_DERIVED`."""
+    if getattr(of, name) is _DERIVED:
+        object.__setattr__(of, name, make())
+
 
 CHUNK_CELLS = 16
 """Cells along each side of a chunk: the unit of storage, and the neighbourhood of reading."""
@@ -154,6 +165,14 @@ class TissueMask:
         size0: Level-0 size of the slide.
         method: Segmenter name, `mask:<file name>` or `geojson:<file name>`.
         notes: Warnings for the user.
+        edge: bool (h, w), what is neither tissue nor clean glass: coverslip edges, bubbles, dust,
+            scratches; by default all False, as where the segmenter does not look for it.
+        fold: bool (h, w), tissue folded over itself; by default all False.
+        section: int32 (h, w), 0 outside `mask` and the number of the tissue section in it: found
+            sections are 1..n, those that the user numbered keep their numbers. By default all
+            tissue is section 1.
+
+    `pen`, `edge` and `fold` hold all that was seen, whether it was taken out of `mask` or not.
     """
 
     mask: NDArray[np.bool_]
@@ -162,12 +181,26 @@ class TissueMask:
     size0: Size
     method: str
     notes: tuple[str, ...] = ()
+    edge: NDArray[np.bool_] = _DERIVED
+    fold: NDArray[np.bool_] = _DERIVED
+    section: NDArray[np.int32] = _DERIVED
 
     def __post_init__(self) -> None:
         if self.mask.ndim != 2 or self.mask.dtype != np.bool_:
             raise ValueError(f"a mask is bool (h, w), not {self.mask.dtype} {self.mask.shape}")
-        if self.pen.shape != self.mask.shape or self.pen.dtype != np.bool_:
-            raise ValueError("the pen mask must have the shape and dtype of the tissue mask")
+        for name in ("edge", "fold"):
+            _derive(self, name, lambda: np.zeros_like(self.mask))
+        _derive(self, "section", lambda: self.mask.astype(np.int32))
+        for name in ("pen", "edge", "fold"):
+            seen = getattr(self, name)
+            if seen.shape != self.mask.shape or seen.dtype != np.bool_:
+                raise ValueError(
+                    f"the {name} mask must have the shape and dtype of the tissue mask"
+                )
+        if self.section.dtype != np.int32 or self.section.shape != self.mask.shape:
+            raise ValueError("sections must be int32 and of the shape of the tissue mask")
+        if not np.array_equal(self.section > 0, self.mask):
+            raise ValueError("sections must cover the tissue mask and nothing else")
 
     @property
     def scale0(self) -> tuple[float, float]:
@@ -184,6 +217,12 @@ class TissueMask:
         """Tissue area in mm²; `slide_mpp` is µm per level-0 pixel."""
         sx, sy = self.scale0
         return float(self.mask.sum()) * sx * sy * slide_mpp**2 / 1e6
+
+    @property
+    def sections(self) -> list[int]:
+        """Numbers of the tissue sections, ascending."""
+        numbers: list[int] = np.flatnonzero(np.bincount(self.section.ravel())).tolist()
+        return [number for number in numbers if number]
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +293,13 @@ class PatchGrid:
         cell: int32 (N, 2), row and column.
         origin0_px: int64 (N, 2), x and y of the top-left corner, level-0 pixels.
         tissue: float32 (N,), tissue share of the patch, 0 to 1.
+        section: int32 (N,), the tissue section that covers most of the patch, 0 if none does; by
+            default 1 where there is tissue.
+        pen: float32 (N,), share of the patch under ink, whether counted as tissue or not.
+        edge: float32 (N,), share under coverslip edges, bubbles, dust, scratches.
+        fold: float32 (N,), share under folded tissue. These three are 0 by default.
+        focus: float32 (N,), sharpness (docs/tissue.md); NaN where it was not measured, the
+            default.
     """
 
     plan: ReadPlan
@@ -263,15 +309,32 @@ class PatchGrid:
     cell: NDArray[np.int32]
     origin0_px: NDArray[np.int64]
     tissue: NDArray[np.float32]
+    section: NDArray[np.int32] = _DERIVED
+    pen: NDArray[np.float32] = _DERIVED
+    edge: NDArray[np.float32] = _DERIVED
+    fold: NDArray[np.float32] = _DERIVED
+    focus: NDArray[np.float32] = _DERIVED
 
     def __post_init__(self) -> None:
         n = len(self.cell)
-        if (
-            self.cell.shape != (n, 2)
-            or self.origin0_px.shape != (n, 2)
-            or self.tissue.shape != (n,)
-        ):
-            raise ValueError("cell, origin0_px and tissue must be (N, 2), (N, 2) and (N,)")
+        _derive(self, "section", lambda: (self.tissue > 0).astype(np.int32))
+        for name in ("pen", "edge", "fold"):
+            _derive(self, name, lambda: np.zeros(n, np.float32))
+        _derive(self, "focus", lambda: np.full(n, np.nan, np.float32))
+        if self.cell.shape != (n, 2) or self.origin0_px.shape != (n, 2):
+            raise ValueError("cell and origin0_px must be (N, 2)")
+        if any(len(column) != n or column.ndim != 1 for column in self.columns().values()):
+            raise ValueError(f"{', '.join(self.columns())} must be (N,)")
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """What is known of each patch, by name: tissue, section, pen, edge, fold, focus."""
+        names = ("tissue", "section", "pen", "edge", "fold", "focus")
+        return {name: getattr(self, name) for name in names}
+
+    def only(self, keep: NDArray[np.bool_]) -> PatchGrid:
+        """The same lattice with some of the patches, bool (N,)."""
+        parts: dict[str, Any] = {name: column[keep] for name, column in self.columns().items()}
+        return replace(self, cell=self.cell[keep], origin0_px=self.origin0_px[keep], **parts)
 
     def __len__(self) -> int:
         return len(self.cell)

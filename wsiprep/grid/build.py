@@ -13,6 +13,7 @@ from wsiprep.core.errors import ConfigError
 from wsiprep.core.types import CHUNK_CELLS, PatchGrid, ReadPlan, SlideInfo, TissueMask
 from wsiprep.grid.config import GridConfig
 from wsiprep.grid.plan import make_plan
+from wsiprep.grid.shares import area_share, main_section
 
 __all__ = ["cell_origins", "chunk_order", "grid_key", "grid_name", "make_grid", "tissue_share"]
 
@@ -41,7 +42,7 @@ def make_grid(info: SlideInfo, tissue: TissueMask, cfg: GridConfig) -> PatchGrid
     has no patches, even when `min_tissue` is 0.
 
     Cost: O(mask pixels + cells), vectorised; at the peak some 13 bytes a mask pixel and 40 a cell
-    of the lattice.
+    of the lattice, or 200 a patch if that is more.
 
     Args:
         info: The slide.
@@ -78,14 +79,19 @@ def make_grid(info: SlideInfo, tissue: TissueMask, cfg: GridConfig) -> PatchGrid
         cell = np.argwhere(keep).astype(np.int32)
         cell = cell[chunk_order(cell)]
         share = dense[cell[:, 0], cell[:, 1]]
+    origin0_px = cell_origins(cell, stride0_px)
     return PatchGrid(
         plan=plan,
         stride_px=cfg.stride_px,
         stride0_px=stride0_px,
         shape=(rows, cols),
         cell=cell,
-        origin0_px=cell_origins(cell, stride0_px),
+        origin0_px=origin0_px,
         tissue=share,
+        section=main_section(tissue, origin0_px, plan.side0_px),
+        pen=area_share(tissue.pen, tissue.scale0, origin0_px, plan.side0_px),
+        edge=area_share(tissue.edge, tissue.scale0, origin0_px, plan.side0_px),
+        fold=area_share(tissue.fold, tissue.scale0, origin0_px, plan.side0_px),
     )
 
 

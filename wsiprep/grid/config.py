@@ -36,6 +36,11 @@ class GridConfig(Settings):
     """The same as an overlap in patch pixels: stride = patch size - overlap."""
     min_tissue: float = Field(default=0.5, ge=0, le=1)
     """Smallest share of tissue in a patch that is kept; 0 keeps every patch."""
+    focus: bool = False
+    """Measure the sharpness of every patch, on the slide at 2 µm/px, and store it."""
+    min_focus: float = Field(default=0.0, ge=0, le=10)
+    """Least sharpness of a patch that is kept: 0.35 drops what is clearly out of focus; 0 keeps
+    all. Above 0 it is measured as with --focus. Patches that cannot be judged are kept."""
     allow_upsampling: bool = False
     """Magnify slides that are coarser than the resolution asked for."""
     export_coords: tuple[Literal["csv", "h5"], ...] = ()
@@ -69,8 +74,15 @@ class GridConfig(Settings):
         """Stride in patch pixels."""
         return self.patch_size if self.stride is None else self.stride
 
+    @property
+    def measures_focus(self) -> bool:
+        """Whether the sharpness of patches is measured."""
+        return self.focus or self.min_focus > 0
+
     def canonical(self) -> dict[str, Any]:
         """What decides the grid: one form of each choice, without what is only exported."""
+        # Named only where it is measured: grids without it are those of before it existed.
+        sharp = {"focus": True, "min_focus": self.min_focus} if self.measures_focus else {}
         return {
             "mpp": self.mpp,
             "mpp_tolerance": self.mpp_tolerance,
@@ -78,4 +90,5 @@ class GridConfig(Settings):
             "stride": self.stride_px,
             "min_tissue": self.min_tissue,
             "allow_upsampling": self.allow_upsampling,
+            **sharp,
         }

@@ -20,13 +20,26 @@ def export_coords(kind: Literal["csv", "h5"], info: SlideInfo, grid: PatchGrid) 
 
 
 def coords_csv(grid: PatchGrid) -> bytes:
-    """UTF-8 CSV: row, col, x0_px, y0_px, side0_px, tissue; one line a patch, in grid order."""
+    """UTF-8 CSV, one line a patch, in grid order.
+
+    Columns: row, col, x0_px, y0_px, side0_px, tissue, section, pen, edge, fold, focus; focus is
+    empty where it was not measured.
+    """
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
-    out.writerow(["row", "col", "x0_px", "y0_px", "side0_px", "tissue"])
-    for (row, col), (x, y), share in zip(grid.cell, grid.origin0_px, grid.tissue, strict=True):
-        out.writerow([row, col, x, y, f"{grid.plan.side0_px:.6g}", f"{share:.6f}"])
+    columns = grid.columns()
+    out.writerow(["row", "col", "x0_px", "y0_px", "side0_px", *columns])
+    side = f"{grid.plan.side0_px:.6g}"
+    rows = zip(grid.cell, grid.origin0_px, zip(*columns.values(), strict=True), strict=True)
+    for (row, col), (x, y), known in rows:
+        out.writerow([row, col, x, y, side, *map(_cell, known)])
     return text.getvalue().encode()
+
+
+def _cell(value: np.generic) -> str:
+    if isinstance(value, np.integer):
+        return str(value)
+    return "" if np.isnan(value) else f"{value:.6f}"
 
 
 def coords_h5(info: SlideInfo, grid: PatchGrid) -> bytes:
@@ -34,8 +47,8 @@ def coords_h5(info: SlideInfo, grid: PatchGrid) -> bytes:
 
     Attributes on `coords`: patch_size, patch_size_level0, level0_magnification,
     target_magnification (both nominal, 10 / mpp), overlap (patch px), level0_width,
-    level0_height, name, and beyond the usual mpp, level0_mpp, level, read_px. Datasets `cell`
-    and `tissue` are ours.
+    level0_height, name, and beyond the usual mpp, level0_mpp, level, read_px. Datasets `cell`,
+    `tissue`, `section`, `pen`, `edge`, `fold` and `focus` are ours.
     """
     import h5py
 
@@ -59,5 +72,6 @@ def coords_h5(info: SlideInfo, grid: PatchGrid) -> bytes:
             }
         )
         file.create_dataset("cell", data=grid.cell)
-        file.create_dataset("tissue", data=np.asarray(grid.tissue))
+        for name, column in grid.columns().items():
+            file.create_dataset(name, data=np.asarray(column))
     return memory.getvalue()

@@ -17,6 +17,7 @@ from wsiprep.store.disk import write_whole
 from wsiprep.store.schema import (
     FORMAT,
     NAMESPACE,
+    READABLE,
     check_paths,
     info_from_json,
     info_to_json,
@@ -68,9 +69,10 @@ class Manifest:
                 stage="store",
                 hint=hint,
             ) from err
-        if values.get("format") != FORMAT:
+        if values.get("format") not in READABLE:
             raise StoreMismatchError(
-                f"{path} has store format {values.get('format')}; this version reads {FORMAT}.",
+                f"{path} has store format {values.get('format')}; this version reads "
+                f"{', '.join(map(str, sorted(READABLE)))}.",
                 slide=path.stem,
                 stage="store",
                 hint="Use the version of wsiprep that wrote it, or write to another --output.",

@@ -42,12 +42,22 @@ class FeatureRows:
         cell: int32 (M, 2), row and column.
         origin0_px: int64 (M, 2), x and y in level-0 pixels.
         tissue: float32 (M,), tissue share.
+        section: int32 (M,), number of the tissue section.
+        pen: float32 (M,), share under ink.
+        edge: float32 (M,), share under coverslip edges, bubbles, dust.
+        fold: float32 (M,), share under folded tissue.
+        focus: float32 (M,), sharpness; NaN where it was not measured.
     """
 
     vectors: NDArray[np.floating[Any]]
     cell: NDArray[np.int32]
     origin0_px: NDArray[np.int64]
     tissue: NDArray[np.float32]
+    section: NDArray[np.int32]
+    pen: NDArray[np.float32]
+    edge: NDArray[np.float32]
+    fold: NDArray[np.float32]
+    focus: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -137,6 +147,10 @@ class FeatureStore:
         """
         values = self.attributes(TISSUE)
         group = self._group(TISSUE)
+
+        def load(*names: str) -> dict[str, Any]:
+            return _load_known(group, names, self.path)
+
         return _damage(
             self.path,
             lambda: TissueMask(
@@ -146,6 +160,8 @@ class FeatureStore:
                 size0=self.slide.size0,
                 method=values["method"],
                 notes=tuple(values["notes"]),
+                **{name: mask.astype(np.bool_) for name, mask in load("edge", "fold").items()},
+                **load("section"),
             ),
         )
 
@@ -169,6 +185,7 @@ class FeatureStore:
                 cell=_load(group, "cell", self.path),
                 origin0_px=_load(group, "origin0_px", self.path),
                 tissue=_load(group, "tissue", self.path),
+                **_load_known(group, ("section", "pen", "edge", "fold", "focus"), self.path),
             ),
         )
 
@@ -320,7 +337,8 @@ class FeatureArray:
                 stage="store",
                 hint="`wsiprep verify` says what to run again.",
             )
-        return FeatureRows(vectors, cell, self.grid.origin0_px[every], self.grid.tissue[every])
+        columns = {name: column[every] for name, column in self.grid.columns().items()}
+        return FeatureRows(vectors, cell, self.grid.origin0_px[every], **columns)
 
     def window(self, row: int, col: int, height: int = 16, width: int = 16) -> FeatureWindow:
         """Vectors of a rectangle of cells; what lies beyond the lattice is not valid.
@@ -364,6 +382,11 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
 
 def _load(group: zarr.Group, name: str, path: Path) -> NDArray[Any]:
     return _damage(path, lambda: np.asarray(_array(group, name)[...]))
+
+
+def _load_known(group: zarr.Group, names: tuple[str, ...], path: Path) -> dict[str, Any]:
+    """Arrays that parts written in format 1 do not have, where they are."""
+    return {name: _load(group, name, path) for name in names if name in group}
 
 
 def _damage(path: Path, read: Callable[[], T]) -> T:

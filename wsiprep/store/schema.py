@@ -15,6 +15,7 @@ __all__ = [
     "GRIDS",
     "LOCKS_FOLDER",
     "NAMESPACE",
+    "READABLE",
     "SHARD_CELLS",
     "TISSUE",
     "WORK_FOLDER",
@@ -28,8 +29,13 @@ __all__ = [
     "safe_name",
 ]
 
-FORMAT = 1
-"""Number of the on-disk format; a reader refuses numbers it does not know."""
+FORMAT = 2
+"""Number of the on-disk format that is written; a reader refuses numbers it does not know."""
+
+READABLE = frozenset({1, 2})
+"""Formats that are read. 2 adds `edge`, `fold` and `section` of the tissue, and `section`, `pen`,
+`edge`, `fold` and `focus` of a grid; a part written before has none of them, and reads as if it
+had one section and nothing of the rest."""
 
 NAMESPACE = "wsiprep"
 """Key of our attributes in every group."""

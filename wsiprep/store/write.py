@@ -40,6 +40,9 @@ from wsiprep.store.schema import (
 
 __all__ = ["SlideStore", "fresh_folder", "write_group"]
 
+ALWAYS_WRITTEN = frozenset({"mask", "pen", "cell", "origin0_px", "tissue", "valid"})
+"""Arrays of format 1, whose chunk is there even if it is all zero."""
+
 
 def fresh_folder(folder: Path) -> Path:
     """Make an empty folder, whatever a killed run left there."""
@@ -104,14 +107,15 @@ class SlideStore:
             "notes": list(tissue.notes),
         }
         with self._building(TISSUE, attributes) as group:
-            for name, mask in (("mask", tissue.mask), ("pen", tissue.pen)):
-                _put_array(group, name, mask.astype(np.uint8), ("y", "x"))
+            for name in ("mask", "pen", "edge", "fold"):
+                _put_array(group, name, getattr(tissue, name).astype(np.uint8), ("y", "x"))
+            _put_array(group, "section", tissue.section, ("y", "x"))
         self._publish(TISSUE, key, "")
 
     def put_grid(
         self, name: str, grid: PatchGrid, key: str, parent: str, config: dict[str, Any]
     ) -> None:
-        """Publish a grid's cells, origins and tissue shares.
+        """Publish a grid's cells, origins, and what is known of each patch.
 
         Features under it are removed, unless the grid is the same to the byte.
 
@@ -130,7 +134,8 @@ class SlideStore:
         with self._building(unit, attributes) as group:
             _put_array(group, "cell", grid.cell, ("patch", "row_col"))
             _put_array(group, "origin0_px", grid.origin0_px, ("patch", "x_y"))
-            _put_array(group, "tissue", grid.tissue, ("patch",))
+            for column, values in grid.columns().items():
+                _put_array(group, column, values, ("patch",))
         with output_errors(self.path / unit):
             write_group(self._work / "building" / "features", {})
         self._publish(unit, key, parent, skip=("features",))
@@ -294,7 +299,7 @@ class SlideStore:
 def _put_array(
     group: zarr.Group, name: str, content: np.ndarray[Any, Any], axes: tuple[str, ...]
 ) -> None:
-    """A small array, as one compressed chunk."""
+    """A small array, as one compressed chunk; without a file if it holds its fill value only."""
     array = group.create_array(
         name,
         shape=content.shape,
@@ -302,7 +307,8 @@ def _put_array(
         dtype=content.dtype,
         compressors=[ZstdCodec(level=3, checksum=True)],
         dimension_names=axes,
-        config={"write_empty_chunks": True},
+        fill_value=float("nan") if name == "focus" else 0,
+        config={"write_empty_chunks": name in ALWAYS_WRITTEN},
     )
     if content.size:
         array[...] = content

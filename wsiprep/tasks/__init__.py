@@ -4,6 +4,7 @@ prepare.py  slides to feature grids: the one place that knows the order of the s
 steps.py    what one stage does to one slide's store
 inputs.py   which slides: files, folders, globs, manifest
 estimate.py what a run would cost
+evaluate_tissue.py  how good found tissue is, against references
 inspect.py  what a slide or a store holds
 doctor.py   what this machine can do
 demo.py     the whole pipeline on a synthetic slide

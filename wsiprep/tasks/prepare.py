@@ -22,7 +22,7 @@ from wsiprep.core.errors import (
     WsiprepError,
 )
 from wsiprep.core.profile import Profile
-from wsiprep.core.report import Event, OnEvent, RunReport, SlideOutcome
+from wsiprep.core.report import NO_TISSUE_REMEDY, Event, OnEvent, RunReport, SlideOutcome
 from wsiprep.core.types import PatchGrid, TissueMask
 from wsiprep.encoders.load import resolve_device
 from wsiprep.slide.open import open_slide, why_not_tiled
@@ -43,6 +43,7 @@ from wsiprep.tasks.slides import (
     load_encoders,
     own_mpp,
     own_settings,
+    preset_notes,
     random_weights,
 )
 from wsiprep.tasks.steps import Context, place, segment
@@ -81,7 +82,7 @@ def prepare_slide(
         ctx.stop.check()
 
         if stage.patches is not None:
-            name, grid = place(store, slide.info, tissue, stage.patches, ctx)
+            name, grid = place(slide, store, tissue, stage.patches, ctx)
             outputs.write_coords(store, name, grid, stage.patches)
         elif stage.choice is not None:
             name, grid = _chosen_grid(slide, store, stage.choice)
@@ -131,7 +132,7 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
     encoders = load_encoders(stages(cfg).encoding, cfg.run.device)
     workers = cfg.run.workers or default_workers()
     decoders = load_decoders(configs, encoders, workers)
-    for note in (*inputs.notes, *random_weights(encoders)):
+    for note in (*inputs.notes, *preset_notes(configs), *random_weights(encoders)):
         on_event(Event("note", text=note))
     with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -277,13 +278,15 @@ def _concluded(
     """Say in one word and one sentence how the slide ended."""
     again = "" if new else " (recorded by an earlier run)"
     if tissue.empty:
-        return replace(row, status="empty", reason="no tissue was found" + again)
+        return replace(
+            row, status="empty", reason="no tissue was found" + again, remedy=NO_TISSUE_REMEDY
+        )
     if grid is not None and not len(grid):
         return replace(
             row,
             status="empty",
             reason="no patch has enough tissue" + again,
-            remedy="Lower --min-tissue or --patch-size.",
+            remedy="Lower --min-tissue or --patch-size (or --min-focus, if it is set).",
         )
     if not new:
         return replace(row, status="skipped", reason="all of it was there already")

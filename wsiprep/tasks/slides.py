@@ -21,7 +21,14 @@ from wsiprep.tasks.inputs import Inputs, SlideRef
 from wsiprep.tiles.device.decode import JpegDecoder, load_decoder
 from wsiprep.tissue.detect import check_segmenter
 
-__all__ = ["load_decoders", "load_encoders", "own_mpp", "own_settings", "random_weights"]
+__all__ = [
+    "load_decoders",
+    "load_encoders",
+    "own_mpp",
+    "own_settings",
+    "preset_notes",
+    "random_weights",
+]
 
 
 def own_settings(cfg: AnyConfig, inputs: Inputs) -> list[AnyConfig]:
@@ -110,6 +117,13 @@ def load_decoders(
             hint="Pass --decode cpu.",
         )
     return {name: load_decoder(name, devices[0], threads) for name in sorted(names)}
+
+
+def preset_notes(configs: Sequence[AnyConfig]) -> list[str]:
+    """What the presets of a run's slides gave, each sentence once."""
+    tissues = [stages(cfg).tissue for cfg in configs]
+    notes = [tissue.preset_note() for tissue in tissues if tissue is not None]
+    return list(dict.fromkeys(note for note in notes if note is not None))
 
 
 def random_weights(encoders: Sequence[Encoder]) -> list[str]:

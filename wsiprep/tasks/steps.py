@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from wsiprep.store.schema import TISSUE, grid_unit
 from wsiprep.store.write import SlideStore
 from wsiprep.tasks import outputs
 from wsiprep.tasks.config import RunConfig
+from wsiprep.tasks.focus import measure_focus
 from wsiprep.tasks.interrupt import StopRequests
 from wsiprep.tasks.redo import Redone
 from wsiprep.tiles.device.decode import JpegDecoder
@@ -87,9 +88,11 @@ def segment(
 
 
 def place(
-    store: SlideStore, info: SlideInfo, tissue: TissueMask, cfg: GridConfig, ctx: Context
+    slide: Slide, store: SlideStore, tissue: TissueMask, cfg: GridConfig, ctx: Context
 ) -> tuple[str, PatchGrid]:
     """Place patches, or take what an earlier run placed with the same settings.
+
+    Where `cfg` asks for it their sharpness is measured, and those out of focus are dropped.
 
     Returns:
         Name of the grid, and the grid.
@@ -98,7 +101,9 @@ def place(
         StoreMismatchError: the grid of that name was made with other settings or from another
             tissue mask, and `overwrite` is off.
         UpsamplingError: the slide is coarser than asked.
+        Interrupted: a stop was asked for while sharpness was measured.
     """
+    info = slide.info
     name = grid_name(cfg)
     parent = store.manifest.units[TISSUE].key
     key = grid_key(cfg, parent)
@@ -118,9 +123,25 @@ def place(
         raise mismatch(info, f"grid '{name}'", config, cfg.canonical())
     ctx.on_event(Event("stage", slide=info.id, text="patches"))
     grid = make_grid(info, tissue, cfg)
+    if cfg.measures_focus:
+        grid = _in_focus(slide, grid, cfg, ctx)
     outputs.remove_pictures(store, name)
     store.put_grid(name, grid, key, parent, cfg.canonical())
     return name, grid
+
+
+def _in_focus(slide: Slide, grid: PatchGrid, cfg: GridConfig, ctx: Context) -> PatchGrid:
+    """The grid with the sharpness of its patches, without those below `min_focus`."""
+    name = slide.info.id
+    ctx.on_event(Event("stage", slide=name, text="focus", total=len(grid)))
+
+    def told(patches: int) -> None:
+        ctx.stop.check()
+        ctx.on_event(Event("tiles", slide=name, done=patches))
+
+    focus = measure_focus(slide, grid, workers=ctx.workers, on_batch=told)
+    # NaN is not below: what cannot be judged stays.
+    return replace(grid, focus=focus).only(~(focus < cfg.min_focus))
 
 
 def mismatch(

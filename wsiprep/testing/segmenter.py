@@ -82,6 +82,11 @@ class SegmenterContract:
         one, two = segmenter.segment(image, MPP), segmenter.segment(image.copy(), MPP)
         np.testing.assert_array_equal(one.tissue, two.tissue)
         np.testing.assert_array_equal(one.pen, two.pen)
+        for name in ("edge", "fold"):
+            first, second = getattr(one, name), getattr(two, name)
+            assert (first is None) == (second is None)
+            if first is not None:
+                np.testing.assert_array_equal(first, second)
         assert one.notes == two.notes
 
     def test_input_is_not_changed(self, segmenter: Segmenter) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 from wsiprep.core.config import Settings, flag
+from wsiprep.tissue.presets import PRESETS, Preset
 
 __all__ = ["TissueConfig"]
+
+SEEN = ("pen", "edge", "fold")
+"""What a segmenter may see beside tissue, in the order in which it is stored and shown."""
 
 
 class TissueConfig(Settings):
@@ -17,6 +22,9 @@ class TissueConfig(Settings):
 
     panel: ClassVar[str] = "Tissue"
 
+    preset: Preset | None = None
+    """Settings for a kind of slide, where you give none yourself: see docs/tissue.md. What is
+    taken from it is printed."""
     segmenter: str = "otsu"
     """Tissue segmenter; `wsiprep models` lists them."""
     segmenter_option: tuple[str, ...] = Field(
@@ -31,7 +39,62 @@ class TissueConfig(Settings):
     """keep leaves holes in tissue as background; remove fills them up as tissue."""
     min_hole_area: float = Field(default=0.01, ge=0)
     """Holes smaller than this, in mm², are always filled."""
+    smooth: float = Field(default=0.0, ge=0, le=1000)
+    """Smooth outlines of tissue: sigma in µm of a Gaussian; what is thinner goes. 0 leaves them."""
+    exclude: tuple[Literal["pen", "edge", "fold"], ...] = Field(
+        default=("pen", "edge"), json_schema_extra=flag(metavar="pen,edge,fold|none")
+    )
+    """Take out of the tissue: ink (pen), coverslip edges, bubbles and dust (edge), folded tissue
+    (fold), as far as the segmenter sees them; separated by commas, or repeated; none for nothing.
+    All that was seen is stored either way."""
+    section_gap: float = Field(default=300.0, ge=0, le=10_000)
+    """Gap in µm across which fragments that face each other are of one tissue section."""
     mask: Path | None = None
     """Your own tissue for a single slide: a mask image (PNG, TIFF; non-zero is tissue) that
     spans the slide, or a GeoJSON of level-0 polygons. Taken exactly as it is; no segmenter runs.
     The manifest column is `mask` (one path a slide)."""
+
+    @field_validator("exclude", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """Take `pen,fold`, several of them, and `none`; in one order and each once."""
+        if not isinstance(value, (str, list, tuple)):
+            return value
+        texts = (value,) if isinstance(value, str) else tuple(map(str, value))
+        names = [name for text in texts for name in re.split(r"[\s,;]+", text.strip()) if name]
+        if "none" in names:
+            if set(names) != {"none"}:
+                raise ValueError("'none' stands alone")
+            return ()
+        # Unknown names stay, for the error that lists the known ones.
+        return tuple(sorted(set(names), key=lambda n: SEEN.index(n) if n in SEEN else len(SEEN)))
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _take_preset(cls, values: Any, make: ModelWrapValidatorHandler[Self]) -> Self:
+        """Fill in what a preset gives. It does not count as set, so that others may win over it."""
+        preset = values.get("preset") if isinstance(values, dict) else None
+        if not isinstance(preset, str) or preset not in PRESETS:
+            return make(values)
+        made = make({**PRESETS[preset], **values})
+        made.model_fields_set.intersection_update(values)
+        return made
+
+    def preset_note(self) -> str | None:
+        """What the preset gave, and what was set by the user instead; None without preset."""
+        if self.preset is None:
+            return None
+        given = PRESETS[self.preset]
+        taken = {k: v for k, v in given.items() if k not in self.model_fields_set}
+        kept = {k: getattr(self, k) for k in given if k in self.model_fields_set}
+
+        def words(values: dict[str, Any]) -> str:
+            return ", ".join(
+                f"--{k.replace('_', '-')} {v:g}"
+                if isinstance(v, float)
+                else f"--{k.replace('_', '-')} {v}"
+                for k, v in values.items()
+            )
+
+        own = f" Set by you: {words(kept)}." if kept else ""
+        return f"preset {self.preset}: {words(taken) or 'nothing'}.{own}"

@@ -12,14 +12,15 @@ from wsiprep.core.config import Settings, digest
 from wsiprep.core.contracts import Slide
 from wsiprep.core.errors import ConfigError, PluginUnavailableError, SlideError, WsiprepError
 from wsiprep.core.types import Segmentation, SlideInfo, TissueMask
-from wsiprep.tissue.clean import clean_tissue
-from wsiprep.tissue.config import TissueConfig
+from wsiprep.tissue.clean import clean_tissue, smooth_outline
+from wsiprep.tissue.config import SEEN, TissueConfig
 from wsiprep.tissue.given import given_digest, given_tissue
+from wsiprep.tissue.sections import find_sections
 from wsiprep.tissue.segmenters import registry as segmenters
 
 __all__ = ["FORMAT", "FoundTissue", "check_segmenter", "detect_tissue", "segmenters", "tissue_key"]
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever cleaning or reading masks gives another answer for the same settings."""
 
 
@@ -52,7 +53,7 @@ def detect_tissue(slide: Slide, cfg: TissueConfig) -> FoundTissue:
     """
     info = slide.info
     if cfg.mask is not None:
-        given = given_tissue(cfg.mask, info, cfg.tissue_mpp)
+        given = given_tissue(cfg.mask, info, cfg.tissue_mpp, cfg.section_gap)
         return FoundTissue(given, slide.thumbnail(cfg.tissue_mpp))
     module = segmenters.load(cfg.segmenter)
     segmenter = _part(module, "create", cfg)(_options(module, cfg))
@@ -69,20 +70,34 @@ def detect_tissue(slide: Slide, cfg: TissueConfig) -> FoundTissue:
             err.slide, err.stage = info.id, err.stage or "tissue"
         raise
     _check(found, (h, w), cfg.segmenter)
+    seen = {name: _mask_of(found, name) for name in SEEN}
+    excluded = np.zeros((h, w), np.bool_)
+    for name in cfg.exclude:
+        excluded |= seen[name]
     tissue = clean_tissue(
-        found.tissue,
+        smooth_outline(found.tissue, (mpp_x, mpp_y), cfg.smooth),
         (mpp_x, mpp_y),
         min_area_mm2=cfg.min_tissue_area,
         holes=cfg.holes,
         min_hole_mm2=cfg.min_hole_area,
-        exclude=found.pen,
+        exclude=excluded,
+    )
+    sections = find_sections(
+        tissue, (mpp_x, mpp_y), gap_um=cfg.section_gap, bridge=found.tissue & excluded
     )
     notes = found.notes
     if not tissue.any() and found.tissue.any():
         notes = (*notes, f"no piece of tissue reaches --min-tissue-area {cfg.min_tissue_area:g}.")
-    return FoundTissue(
-        TissueMask(tissue, found.pen, mpp, info.size0, cfg.segmenter, notes), thumbnail
+    mask = TissueMask(
+        mask=tissue,
+        mpp=mpp,
+        size0=info.size0,
+        method=cfg.segmenter,
+        notes=notes,
+        section=sections,
+        **seen,
     )
+    return FoundTissue(mask, thumbnail)
 
 
 def tissue_key(info: SlideInfo, cfg: TissueConfig) -> str:
@@ -96,14 +111,17 @@ def tissue_key(info: SlideInfo, cfg: TissueConfig) -> str:
             `detect_tissue`.
     """
     settings = cfg.canonical()
-    del settings["segmenter_option"]
+    # Spelled out by the values that it stands for, and by what the segmenter understands.
+    del settings["preset"], settings["segmenter_option"]
     segmenter: dict[str, Any] | None = None
     if cfg.mask is not None:
-        # A given mask is taken as it is: only the grid of a GeoJSON depends on a setting.
+        # A given mask is taken as it is: only the grid of a GeoJSON and the sections, where it
+        # does not say them, depend on a setting.
         settings = {
             "mask": given_digest(cfg.mask, info.id),
             "suffix": cfg.mask.suffix.lower(),
             "tissue_mpp": cfg.tissue_mpp,
+            "section_gap": cfg.section_gap,
         }
     else:
         module = segmenters.load(cfg.segmenter)
@@ -174,6 +192,12 @@ def _part(module: Any, name: str, cfg: TissueConfig) -> Any:
             hint="A segmenter is a module with Config, create(cfg) and VERSION.",
         )
     return getattr(module, name)
+
+
+def _mask_of(found: Segmentation, name: str) -> NDArray[np.bool_]:
+    """What was seen of `pen`, `edge` or `fold`; nothing where the segmenter does not look."""
+    mask: NDArray[np.bool_] | None = getattr(found, name)
+    return np.zeros(found.tissue.shape, np.bool_) if mask is None else mask
 
 
 def _check(found: Segmentation, shape: tuple[int, int], name: str) -> None:

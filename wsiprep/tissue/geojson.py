@@ -16,35 +16,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiprep.core.types import TissueMask
+from wsiprep.tissue.sections import boxes_of
 
 __all__ = ["tissue_geojson"]
 
 TISSUE_RGB = (0, 128, 96)
-PEN_RGB = (230, 120, 0)
+SEEN_RGB = {"Pen": (230, 120, 0), "Edge": (110, 110, 110), "Fold": (150, 60, 170)}
 DECIMALS = 2
 Rings = list[list[list[float]]]
 
 
 def tissue_geojson(mask: TissueMask) -> str:
-    """Tissue, and ink where the segmenter saw any, as a FeatureCollection.
+    """Tissue by sections, and ink, edges and folds that were seen, as a FeatureCollection.
 
     Args:
         mask: The tissue of a slide.
 
     Returns:
-        GeoJSON text ending in a newline: one Polygon feature for every connected piece, its
-        holes as inner rings, in level-0 pixels, from top to bottom. The same mask gives the same
-        text. An empty mask gives a collection without features.
+        GeoJSON text ending in a newline: one Polygon feature for every connected piece of a
+        section, its holes as inner rings, in level-0 pixels, section by section from top to
+        bottom. Features of class `Tissue` have a measurement `section`, which QuPath shows and
+        writes again; the others are of class `Pen`, `Edge` and `Fold`. The same mask gives the
+        same text. An empty mask gives a collection without features.
     """
-    features = _features(mask.mask, mask.scale0, "Tissue", TISSUE_RGB)
-    features += _features(mask.pen, mask.scale0, "Pen", PEN_RGB)
+    features: list[dict[str, Any]] = []
+    for section, box in boxes_of(mask.section).items():
+        features += _features(
+            mask.section[box] == section,
+            mask.scale0,
+            "Tissue",
+            TISSUE_RGB,
+            corner=(box[1].start, box[0].start),
+            first=len(features) + 1,
+            section=section,
+        )
+    for kind, rgb in SEEN_RGB.items():
+        features += _features(getattr(mask, kind.lower()), mask.scale0, kind, rgb)
     collection = {"type": "FeatureCollection", "features": features}
     return json.dumps(collection, separators=(",", ":"), ensure_ascii=False) + "\n"
 
 
 def _features(
-    mask: NDArray[np.bool_], scale0: tuple[float, float], kind: str, rgb: tuple[int, int, int]
+    mask: NDArray[np.bool_],
+    scale0: tuple[float, float],
+    kind: str,
+    rgb: tuple[int, int, int],
+    *,
+    corner: tuple[int, int] = (0, 0),
+    first: int = 1,
+    section: int | None = None,
 ) -> list[dict[str, Any]]:
+    known = {} if section is None else {"measurements": {"section": section}}
     return [
         {
             "type": "Feature",
@@ -54,13 +76,16 @@ def _features(
                 "name": f"{kind.lower()} {number}",
                 "classification": {"name": kind, "color": list(rgb)},
                 "isLocked": False,
+                **known,
             },
         }
-        for number, rings in enumerate(_polygons(mask, scale0), start=1)
+        for number, rings in enumerate(_polygons(mask, scale0, corner), start=first)
     ]
 
 
-def _polygons(mask: NDArray[np.bool_], scale0: tuple[float, float]) -> list[Rings]:
+def _polygons(
+    mask: NDArray[np.bool_], scale0: tuple[float, float], corner: tuple[int, int]
+) -> list[Rings]:
     """Rings of every 4-connected piece, exterior first, scaled to level-0 pixels.
 
     Pieces that touch at a corner only are separate polygons: one ring through the shared corner
@@ -74,7 +99,7 @@ def _polygons(mask: NDArray[np.bool_], scale0: tuple[float, float]) -> list[Ring
     holes: list[tuple[int, list[list[float]]]] = []
     for ring, area2, (row, col) in rings:
         piece = int(labels[row, col])
-        points = np.round(ring * np.asarray(scale0), DECIMALS).tolist()
+        points = np.round((ring + corner) * np.asarray(scale0), DECIMALS).tolist()
         if area2 > 0:
             outer[piece] = [points]
         else:

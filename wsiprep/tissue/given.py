@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from wsiprep.core.errors import TissueInputError
 from wsiprep.core.types import SlideInfo, TissueMask
-from wsiprep.tissue.outlines import Outline, read_outlines
+from wsiprep.tissue.outlines import read_outlines
 from wsiprep.tissue.polygons import fill_polygon
+from wsiprep.tissue.regions import label
+from wsiprep.tissue.sections import find_sections
 
 __all__ = ["given_digest", "given_tissue"]
 
@@ -42,7 +44,9 @@ def given_digest(path: Path, slide: str | None = None) -> str:
         raise _unusable(path, f"cannot be read: {err.strerror}", slide) from err
 
 
-def given_tissue(path: Path, info: SlideInfo, tissue_mpp: float) -> TissueMask:
+def given_tissue(
+    path: Path, info: SlideInfo, tissue_mpp: float, section_gap_um: float = 300.0
+) -> TissueMask:
     """Read the user's mask or polygons for a slide.
 
     A mask image is kept at its own resolution, pixel for pixel: stored values that are not zero
@@ -52,13 +56,19 @@ def given_tissue(path: Path, info: SlideInfo, tissue_mpp: float) -> TissueMask:
 
     Polygons are filled at `tissue_mpp` (never finer than level 0) by the even-odd rule with their
     holes, a pixel being tissue when its centre is inside; features are united. Features classified
-    `Pen` are reported as ink and `Ignore*` are left out, so the file that wsiprep writes can be
-    corrected in QuPath and given back.
+    `Pen`, `Edge` and `Fold` are these masks, `Ignore*` are left out, so the file that wsiprep
+    writes can be corrected in QuPath and given back: at the same `tissue_mpp` it gives the same
+    masks. Nothing is excluded from what is given as tissue.
+
+    Features with a number `section` keep it; where two overlap, the later one has the pixel. A
+    piece without one that touches numbered tissue is of that section, others get the numbers that
+    follow. Where no feature has a number, as in a mask image, sections are found.
 
     Args:
         path: PNG, TIFF or GeoJSON, by its suffix.
         info: The slide.
         tissue_mpp: µm per pixel at which polygons are filled.
+        section_gap_um: As `sections.find_sections`, where sections are found.
 
     Returns:
         TissueMask with method `mask:<file name>` or `geojson:<file name>`.
@@ -70,7 +80,7 @@ def given_tissue(path: Path, info: SlideInfo, tissue_mpp: float) -> TissueMask:
     if not path.is_file():
         raise _unusable(path, "does not exist" if not path.exists() else "is not a file", info.id)
     if suffix in GEOJSON_SUFFIXES:
-        return _from_outlines(path, info, tissue_mpp)
+        return _from_outlines(path, info, tissue_mpp, section_gap_um)
     if suffix not in IMAGE_SUFFIXES:
         known = ", ".join((*IMAGE_SUFFIXES, *GEOJSON_SUFFIXES))
         raise _unusable(path, f"has a suffix that is not among {known}", info.id)
@@ -92,36 +102,92 @@ def given_tissue(path: Path, info: SlideInfo, tissue_mpp: float) -> TissueMask:
             stage="tissue",
             hint="A mask must span the whole slide; export it without cropping, or use GeoJSON.",
         )
-    return _tissue(mask, np.zeros_like(mask), info, f"mask:{path.name}", notes)
+    section = find_sections(mask, _mpp(mask, info), gap_um=section_gap_um)
+    return _tissue(mask, {}, section, info, f"mask:{path.name}", notes)
 
 
-def _from_outlines(path: Path, info: SlideInfo, tissue_mpp: float) -> TissueMask:
+def _from_outlines(
+    path: Path, info: SlideInfo, tissue_mpp: float, section_gap_um: float
+) -> TissueMask:
     outlines = read_outlines(path, info)
     shrink = min(1.0, info.mpp / tissue_mpp)
     w, h = (max(1, round(n * shrink)) for n in (info.size0.width, info.size0.height))
-    tissue, pen = np.zeros((h, w), dtype=np.bool_), np.zeros((h, w), dtype=np.bool_)
+    masks = {kind: np.zeros((h, w), dtype=np.bool_) for kind in ("tissue", "pen", "edge", "fold")}
+    numbers = np.zeros((h, w), np.int32)
     scale = np.array([w / info.size0.width, h / info.size0.height])
     for outline in outlines:
-        _fill(pen if outline.pen else tissue, outline, scale)
-    return _tissue(tissue, pen & ~tissue, info, f"geojson:{path.name}")
+        rings = [ring * scale for ring in outline.rings0_px]
+        corners = np.concatenate(rings)
+        # In its own rectangle: a file may hold thousands of small features.
+        c0, r0 = np.clip(np.floor(corners.min(axis=0)), 0, [w, h]).astype(int)
+        c1, r1 = np.clip(np.ceil(corners.max(axis=0)), 0, [w, h]).astype(int)
+        if c0 >= c1 or r0 >= r1:
+            continue
+        own = np.zeros((r1 - r0, c1 - c0), np.bool_)
+        fill_polygon(own, [ring - (c0, r0) for ring in rings])
+        masks[outline.kind][r0:r1, c0:c1] |= own
+        if outline.section is not None:
+            numbers[r0:r1, c0:c1][own] = outline.section
+    tissue = masks.pop("tissue")
+    section = _numbered(tissue, numbers, _mpp(tissue, info), section_gap_um)
+    return _tissue(tissue, masks, section, info, f"geojson:{path.name}")
 
 
-def _fill(mask: NDArray[np.bool_], outline: Outline, scale: NDArray[np.float64]) -> None:
-    fill_polygon(mask, [ring * scale for ring in outline.rings0_px])
+def _numbered(
+    tissue: NDArray[np.bool_],
+    numbers: NDArray[np.int32],
+    mpp: tuple[float, float],
+    gap_um: float,
+) -> NDArray[np.int32]:
+    """Numbers for tissue that has none: of the section it touches most, or new ones."""
+    section = numbers.copy()
+    rest = tissue & (numbers == 0)
+    if not rest.any():
+        return section
+    beside = np.pad(numbers, 1)
+    count, pieces = label(rest)
+    votes = []
+    for dr, dc in ((0, 1), (1, 0), (1, 2), (2, 1), (0, 0), (0, 2), (2, 0), (2, 2)):
+        other = beside[dr : dr + rest.shape[0], dc : dc + rest.shape[1]]
+        meet = rest & (other > 0)
+        votes.append(np.stack([pieces[meet], other[meet]], axis=1))
+    pairs, times = np.unique(np.concatenate(votes), axis=0, return_counts=True)
+    most = np.zeros(count, np.int32)
+    for at in np.argsort(times, kind="stable").tolist():
+        most[pairs[at, 0]] = pairs[at, 1]
+    section[rest] = most[pieces[rest]]
+    alone = rest & (section == 0)
+    found = find_sections(alone, mpp, gap_um=gap_um)
+    section[alone] = found[alone] + numbers.max()
+    return section
+
+
+def _mpp(mask: NDArray[np.bool_], info: SlideInfo) -> tuple[float, float]:
+    """µm per mask pixel along x and y."""
+    h, w = mask.shape
+    return info.mpp * info.size0.width / w, info.mpp * info.size0.height / h
 
 
 def _tissue(
     mask: NDArray[np.bool_],
-    pen: NDArray[np.bool_],
+    seen: dict[str, NDArray[np.bool_]],
+    section: NDArray[np.int32],
     info: SlideInfo,
     method: str,
     notes: tuple[str, ...] = (),
 ) -> TissueMask:
-    h, w = mask.shape
-    mpp = info.mpp * float(np.sqrt(info.size0.width / w * info.size0.height / h))
+    mpp = float(np.sqrt(np.prod(_mpp(mask, info))))
     if not mask.any():
         notes = (*notes, f"{method} marks no tissue on this slide.")
-    return TissueMask(mask, pen, mpp, info.size0, method, notes)
+    return TissueMask(
+        mask=mask,
+        mpp=mpp,
+        size0=info.size0,
+        method=method,
+        notes=notes,
+        section=section,
+        **{"pen": np.zeros_like(mask), **seen},
+    )
 
 
 def _read_png(path: Path, info: SlideInfo) -> NDArray[np.bool_]:

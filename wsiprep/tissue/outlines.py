@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from wsiprep.core.types import Size, SlideInfo
 __all__ = ["Outline", "read_outlines"]
 
 MAX_BYTES = 512 * 1024**2
+Kind = Literal["tissue", "pen", "edge", "fold"]
+KINDS: dict[str, Kind] = {"pen": "pen", "edge": "edge", "fold": "fold"}
+MAX_SECTION = 1_000_000
 HINT = (
     "Export annotations from QuPath as GeoJSON (Polygon or MultiPolygon, full-resolution pixels)."
 )
@@ -28,18 +31,22 @@ class Outline:
 
     Attributes:
         rings0_px: float64 (n, 2) corners (x, y) of the exterior and of holes, level-0 pixels.
-        pen: Whether the feature is classified as pen ink.
+        kind: What it surrounds.
+        section: Number of the tissue section that the feature gives, or None.
     """
 
     rings0_px: tuple[NDArray[np.float64], ...]
-    pen: bool = False
+    kind: Kind = "tissue"
+    section: int | None = None
 
 
 def read_outlines(path: Path, info: SlideInfo) -> list[Outline]:
     """Read all polygons of a GeoJSON file.
 
     Takes a FeatureCollection, a list of features, a feature or a geometry. Features without a
-    geometry, and those classified `Ignore*`, are left out.
+    geometry, and those classified `Ignore*`, are left out; those classified `Pen`, `Edge` and
+    `Fold` are these, all others are tissue. The number of a section is the measurement or the
+    property `section`.
 
     Raises:
         TissueInputError: not GeoJSON, a point or a line, coordinates that are not finite or lie
@@ -49,7 +56,7 @@ def read_outlines(path: Path, info: SlideInfo) -> list[Outline]:
         if path.stat().st_size > MAX_BYTES:
             _refuse(path, info, f"is larger than {MAX_BYTES // 1024**2} MiB")
         data = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_no_constant)
-        found = list(_outlines(data, pen=False, size0=info.size0))
+        found = list(_outlines(data, "tissue", None, info.size0))
     except OSError as err:
         raise _error(path, info, f"cannot be read: {err.strerror}") from err
     except RecursionError as err:
@@ -61,29 +68,31 @@ def read_outlines(path: Path, info: SlideInfo) -> list[Outline]:
     return found
 
 
-def _outlines(node: Any, pen: bool, size0: Size) -> Iterator[Outline]:
+def _outlines(node: Any, kind: Kind, section: int | None, size0: Size) -> Iterator[Outline]:
     if isinstance(node, list):
         for item in node:
-            yield from _outlines(item, pen, size0)
+            yield from _outlines(item, kind, section, size0)
         return
     if not isinstance(node, dict) or not isinstance(node.get("type"), str):
         raise ValueError("it is not GeoJSON (an object with a 'type')")
-    kind = node["type"]
-    if kind == "FeatureCollection":
-        yield from _outlines(_list(node, "features"), pen, size0)
-    elif kind == "Feature":
+    form = node["type"]
+    if form == "FeatureCollection":
+        yield from _outlines(_list(node, "features"), kind, section, size0)
+    elif form == "Feature":
         name = _class_name(node).lower()
         if node.get("geometry") is not None and name != "ignore*":
-            yield from _outlines(node["geometry"], name == "pen", size0)
-    elif kind == "GeometryCollection":
-        yield from _outlines(_list(node, "geometries"), pen, size0)
-    elif kind == "Polygon":
-        yield _polygon(_list(node, "coordinates"), pen, size0)
-    elif kind == "MultiPolygon":
+            seen: Kind = KINDS.get(name, "tissue")
+            own = _section(node) if seen == "tissue" else None
+            yield from _outlines(node["geometry"], seen, own, size0)
+    elif form == "GeometryCollection":
+        yield from _outlines(_list(node, "geometries"), kind, section, size0)
+    elif form == "Polygon":
+        yield _polygon(_list(node, "coordinates"), kind, section, size0)
+    elif form == "MultiPolygon":
         for polygon in _list(node, "coordinates"):
-            yield _polygon(polygon, pen, size0)
+            yield _polygon(polygon, kind, section, size0)
     else:
-        raise ValueError(f"a {kind} has no area; only Polygon and MultiPolygon can be tissue")
+        raise ValueError(f"a {form} has no area; only Polygon and MultiPolygon can be tissue")
 
 
 def _class_name(feature: dict[str, Any]) -> str:
@@ -93,6 +102,24 @@ def _class_name(feature: dict[str, Any]) -> str:
     return name if isinstance(name, str) else ""
 
 
+def _section(feature: dict[str, Any]) -> int | None:
+    """The number of a section: QuPath writes measurements, in older versions as a list."""
+    properties = feature.get("properties")
+    if not isinstance(properties, dict):
+        return None
+    known = properties.get("measurements")
+    if isinstance(known, list):
+        known = {m.get("name"): m.get("value") for m in known if isinstance(m, dict)}
+    value = known.get("section") if isinstance(known, dict) else None
+    value = properties.get("section") if value is None else value
+    if value is None:
+        return None
+    whole = isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value)
+    if not whole or not 1 <= value <= MAX_SECTION:
+        raise ValueError(f"a section is numbered {value!r} instead of 1, 2, 3 …")
+    return int(value)
+
+
 def _list(node: dict[str, Any], key: str) -> list[Any]:
     value = node.get(key)
     if not isinstance(value, list):
@@ -100,10 +127,10 @@ def _list(node: dict[str, Any], key: str) -> list[Any]:
     return value
 
 
-def _polygon(rings: Any, pen: bool, size0: Size) -> Outline:
+def _polygon(rings: Any, kind: Kind, section: int | None, size0: Size) -> Outline:
     if not isinstance(rings, list) or not rings:
         raise ValueError("a polygon has no rings")
-    return Outline(tuple(_ring(ring, size0) for ring in rings), pen)
+    return Outline(tuple(_ring(ring, size0) for ring in rings), kind, section)
 
 
 def _ring(ring: Any, size0: Size) -> NDArray[np.float64]:

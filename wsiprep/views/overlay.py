@@ -1,8 +1,9 @@
-"""The picture a person looks at: tissue outline, ink, patches, scale bar and caption."""
+"""The picture a person looks at: tissue, ink, artefacts, patches, scale bar and caption."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import cv2
@@ -20,6 +21,8 @@ MIN_SIDE_PX: Final = 640
 """Smaller thumbnails are enlarged, so that lines and text stay thin against the tissue."""
 TISSUE_RGB: Final = (0, 121, 92)
 PEN_RGB: Final = (232, 119, 0)
+EDGE_RGB: Final = (120, 120, 120)
+FOLD_RGB: Final = (160, 40, 180)
 PATCH_RGB: Final = (28, 78, 200)
 INK_RGB: Final = (30, 30, 30)
 PAPER_RGB: Final = (255, 255, 255)
@@ -38,9 +41,11 @@ def tissue_overlay(
 ) -> Picture:
     """Draw what was found and what will be encoded onto the thumbnail.
 
-    Tissue is outlined in green, its holes with a thinner line; ink in orange; kept patches are a
-    thin blue lattice with a slight tint. Below stand a scale bar in mm (where `slide_mpp` is
-    given) and one line of text: slide, patches, resolution.
+    Tissue is outlined in green, its holes with a thinner line, and where there are several
+    sections each has its number; ink is outlined in orange, coverslip edges and dust in grey,
+    folds in violet; kept patches are a thin blue lattice with a slight tint. Below stand a scale
+    bar in mm (where `slide_mpp` is given), the colours in use, and one line of text: slide,
+    patches, resolution.
 
     Args:
         thumbnail: uint8 (h, w, 3) RGB of the whole slide; not changed.
@@ -58,7 +63,18 @@ def tissue_overlay(
         _draw_patches(picture, grid, mask.size0)
     thick = max(2, round(max(h, w) / 700))
     _draw_outline(picture, mask.mask, TISSUE_RGB, thick)
-    _draw_outline(picture, mask.pen, PEN_RGB, thick)
+    legend = [("tissue", TISSUE_RGB)]
+    for word, seen, rgb in (
+        ("ink", mask.pen, PEN_RGB),
+        ("edge", mask.edge, EDGE_RGB),
+        ("fold", mask.fold, FOLD_RGB),
+    ):
+        if seen.any():
+            _draw_outline(picture, seen, rgb, thick)
+            legend.append((word, rgb))
+    sections = mask.sections
+    if len(sections) > 1:
+        _number_sections(picture, mask, sections)
     parts = [slide_id] if slide_id else []
     if mask.empty:
         parts.append("no tissue")
@@ -67,9 +83,11 @@ def tissue_overlay(
         parts.append(
             f"{len(grid):,} patches of {grid.plan.patch_px} px at {grid.plan.mpp:.4g} um/px"
         )
+    if len(sections) > 1:
+        parts.append(f"{len(sections)} sections")
     parts.append(f"tissue: {mask.method}")
     um_per_px = None if slide_mpp is None else mask.size0.width / w * slide_mpp
-    return np.concatenate([picture, _caption(w, " | ".join(parts), um_per_px)])
+    return np.concatenate([picture, _caption(w, " | ".join(parts), um_per_px, legend)])
 
 
 def encode_jpeg(image: Picture, quality: int = 90) -> bytes:
@@ -171,6 +189,45 @@ def _draw_outline(
         cv2.drawContours(picture, chosen, -1, rgb, width, cv2.LINE_AA)
 
 
+def _number_sections(picture: Picture, mask: TissueMask, sections: list[int]) -> None:
+    """Write each section's number where the section is widest."""
+    h, w = picture.shape[:2]
+    size = max(0.6, max(h, w) / 1200)
+    small = cv2.resize(mask.section, (w, h), interpolation=cv2.INTER_NEAREST)
+    labels = np.asarray(small, np.int32)
+    for number, x0, y0, part in _crops(labels, sections):
+        far = cv2.distanceTransform(np.pad(part, 1), cv2.DIST_L2, 3)
+        _, room, _, (x, y) = cv2.minMaxLoc(far)
+        text = str(number)
+        # The number of a small section is small too, down to what can be read.
+        fit = float(np.clip(room / 12, 0.35, size))
+        (wide, high), _ = cv2.getTextSize(text, FONT, fit, 1)
+        left, low = x0 + x - 1 - wide // 2, y0 + y - 1 + high // 2
+        rim = max(2, round(6 * fit))
+        corner, end = (left - rim, low - high - rim), (left + wide + rim, low + rim)
+        cv2.rectangle(picture, corner, end, PAPER_RGB, -1)
+        cv2.putText(
+            picture, text, (left, low), FONT, fit, INK_RGB, max(1, round(1.6 * fit)), cv2.LINE_AA
+        )
+
+
+def _crops(
+    labels: NDArray[np.int32], sections: list[int]
+) -> Iterator[tuple[int, int, int, NDArray[np.uint8]]]:
+    """Number, left, top and area of each section, in a rectangle of its own."""
+    rows, cols = np.nonzero(labels)
+    order = np.argsort(labels[rows, cols], kind="stable")
+    rows, cols = rows[order], cols[order]
+    ends = np.searchsorted(labels[rows, cols], [*sections, sections[-1] + 1])
+    for number, first, stop in zip(sections, ends[:-1], ends[1:], strict=True):
+        if first == stop:
+            continue  # thinner than a pixel of the picture
+        r, c = rows[first:stop], cols[first:stop]
+        part = np.zeros((int(np.ptp(r)) + 1, int(np.ptp(c)) + 1), np.uint8)
+        part[r - r.min(), c - c.min()] = 1
+        yield number, int(c.min()), int(r.min()), part
+
+
 def _write_middle(picture: Picture, text: str) -> None:
     """Large words across an empty slide."""
     h, w = picture.shape[:2]
@@ -183,8 +240,13 @@ def _write_middle(picture: Picture, text: str) -> None:
     cv2.putText(picture, text, at, FONT, size, INK_RGB, thick, cv2.LINE_AA)
 
 
-def _caption(width: int, text: str, um_per_px: float | None) -> Picture:
-    """A white strip of the picture's width: scale bar to the left, text to the right of it."""
+def _caption(
+    width: int,
+    text: str,
+    um_per_px: float | None,
+    legend: Sequence[tuple[str, tuple[int, int, int]]],
+) -> Picture:
+    """A white strip of the picture's width: scale bar, words in their colours, text."""
     # The font of OpenCV has ASCII only.
     text = text.encode("ascii", "replace").decode()
     height = int(np.clip(width / 32, 28, 56))
@@ -194,6 +256,12 @@ def _caption(width: int, text: str, um_per_px: float | None) -> Picture:
     left = height // 3
     if um_per_px is not None:
         left = _scale_bar(strip, um_per_px, left, size, thick) + height // 2
+    for word, rgb in legend:
+        (wide, high), _ = cv2.getTextSize(word, FONT, size, thick)
+        at = (left, (height + high) // 2)
+        cv2.putText(strip, word, at, FONT, size, rgb, thick, cv2.LINE_AA)
+        left += wide + height // 4
+    left += height // 4
     room = max(1, width - left - height // 3)
     (wide, high), _ = cv2.getTextSize(text, FONT, size, thick)
     while wide > room and len(text) > 4:

@@ -178,7 +178,8 @@ def _batches(data: Thumbnails, cfg: TissueTraining, first: int) -> Iterator[list
     order = range(first * cfg.batch_size, len(data))
     yield from DataLoader(
         data, cfg.batch_size, sampler=order, num_workers=cfg.workers,
-        multiprocessing_context="forkserver" if cfg.workers else None,
+        # Spawned workers are children of this process, and end when it is killed.
+        multiprocessing_context="spawn" if cfg.workers else None,
     )  # fmt: skip
 
 

@@ -1,0 +1,36 @@
+"""The end of a run, as a person reads it."""
+
+from __future__ import annotations
+
+import pytest
+import typer
+
+from wsiprep.cli._finish import FEW, MAX_ROWS, finish
+from wsiprep.core.report import RunReport, SlideOutcome
+
+
+def text_of(report, capsys, monkeypatch) -> str:
+    monkeypatch.setenv("COLUMNS", "160")
+    with pytest.raises(typer.Exit):
+        finish(lambda _: report, json_=False, log="out/run.jsonl")
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_slides_without_tissue_are_loud(capsys, monkeypatch):
+    good = [SlideOutcome(f"good{k}", "", "ok", tissue_mm2=5.0) for k in range(MAX_ROWS + 5)]
+    bare = [
+        SlideOutcome(f"bare{k}", "", "empty", reason="no tissue was found") for k in range(FEW + 2)
+    ]
+    few = SlideOutcome("few", "", "empty", tissue_mm2=0.3, reason="no patch has enough tissue")
+    text = text_of(RunReport([*good, *bare, few]), capsys, monkeypatch)
+    assert f"NO TISSUE on {FEW + 2} of {len(good) + FEW + 3} slides: bare0, bare1" in text
+    assert "and 2 more" in text
+    for flag in ("--segmenter", "--preset", "--mask"):
+        assert flag in text
+    assert all(row.slide in text.split("NO TISSUE on")[0] for row in bare), "all in the table"
+    assert "few" not in text.split("NO TISSUE on")[1]
+
+
+def test_nothing_is_loud_when_there_is_tissue(capsys, monkeypatch):
+    report = RunReport([SlideOutcome("good", "", "ok", tissue_mm2=5.0)])
+    assert "NO TISSUE" not in text_of(report, capsys, monkeypatch)

@@ -1,0 +1,247 @@
+"""Training of tissue segmenters: it learns, it resumes to the bit, real pairs are read strictly."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from tests.tissue.tiny_sam import tiny_sam
+from wsiprep.core.errors import ConfigError, ManifestError
+from wsiprep.synth.thumbnails import CLASSES
+from wsiprep.tissue.network import load_network
+from wsiprep.train.tissue import TissueTraining, train_tissue
+from wsiprep.train.tissue.data import Thumbnails, read_pairs, read_textures
+from wsiprep.train.tissue.losses import class_bits, masked_loss
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _few_to_validate(monkeypatch):
+    monkeypatch.setattr("wsiprep.train.tissue.loop.VALIDATION_COUNT", 4)
+
+
+def config(folder, **own):
+    settings = {"steps": 6, "batch_size": 2, "crop_px": 64, "validate_every": 3, "workers": 0,
+                "device": "cpu", "leave_out": ("silver",)}  # fmt: skip
+    return TissueTraining(output=folder, **{**settings, **own})
+
+
+# -- data -------------------------------------------------------------------------------------
+
+
+def test_thumbnail_i_is_always_the_same():
+    one, two = (Thumbnails(3, 10, 64, ["he", "pas"]) for _ in range(2))
+    for a, b in zip(one[4], two[4], strict=True):
+        torch.testing.assert_close(a, b)
+    assert not torch.equal(one[4][0], one[5][0])
+    with pytest.raises(IndexError):
+        one[10]
+
+
+def pictures(folder, side=90):
+    """A blue thumbnail with a tissue mask of its left half, and ink on a few rows."""
+    image = np.full((side, side, 3), 240, np.uint8)
+    image[:, : side // 2] = (160, 90, 200)
+    tissue = np.zeros((side, side), np.uint8)
+    tissue[:, : side // 2] = 255
+    pen = np.zeros((side, side), np.uint8)
+    pen[10:20] = 255
+    for name, array in (("a.png", image), ("t.png", tissue), ("p.png", pen)):
+        cv2.imwrite(str(folder / name), array)
+
+
+def table(folder, *rows):
+    path = folder / "pairs.csv"
+    with path.open("w", newline="") as file:
+        out = csv.DictWriter(file, list(dict.fromkeys(k for row in rows for k in row)))
+        out.writeheader()
+        out.writerows(rows)
+    return path
+
+
+def test_what_a_pair_does_not_say_is_unknown(tmp_path):
+    pictures(tmp_path)
+    rows = [
+        {"image": "a.png", "tissue": "t.png", "pen": "p.png", "edge": "none", "split": "train"},
+        {"image": "a.png", "pen": "p.png", "split": "val"},
+    ]
+    both, ink_alone = read_pairs(table(tmp_path, *rows))
+    assert both.thumbnail.mask("tissue").mean() == 0.5
+    assert both.thumbnail.known_of("edge").all()
+    assert not both.thumbnail.mask("edge").any()
+    assert not both.thumbnail.known_of("fold").any()
+    # Whether there is tissue under ink is not asked for.
+    np.testing.assert_array_equal(both.thumbnail.known_of("tissue"), ~both.thumbnail.mask("pen"))
+    assert ink_alone.split == "val"
+    assert not ink_alone.thumbnail.known_of("tissue").any()
+
+
+def test_outlines_are_masks_too(tmp_path):
+    pictures(tmp_path)
+    ring = [[0, 0], [45, 0], [45, 90], [0, 90], [0, 0]]
+    shape = {"type": "Polygon", "coordinates": [ring]}
+    (tmp_path / "t.geojson").write_text(json.dumps(shape))
+    (pair,) = read_pairs(table(tmp_path, {"image": "a.png", "tissue": "t.geojson"}))
+    assert pair.thumbnail.mask("tissue")[:, :45].all()
+    assert not pair.thumbnail.mask("tissue")[:, 45:].any()
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"image": "none.png"}, "missing"),
+        ({"image": "a.png", "tissue": "none.png"}, "line 2"),
+        ({"image": "a.png", "mpp": "fine"}, "no number"),
+        ({"image": "a.png", "split": "test"}, "neither train nor val"),
+        ({"image": "a.png", "tisue": "t.png"}, "tisue"),
+        ({"picture": "a.png"}, "image"),
+    ],
+)
+def test_tables_that_cannot_be_used_are_refused(tmp_path, row, says):
+    pictures(tmp_path)
+    with pytest.raises(ManifestError, match=says):
+        read_pairs(table(tmp_path, row))
+
+
+def test_real_pairs_come_up_as_often_as_asked(tmp_path):
+    pictures(tmp_path)
+    pairs = read_pairs(table(tmp_path, {"image": "a.png", "tissue": "t.png"}))
+    series = Thumbnails(1, 60, 64, ["he"], pairs, real_share=0.5)
+    known = [bool((series[k][2] & 0b1000).any()) for k in range(60)]  # folds: unknown in pairs
+    assert 15 < sum(known) < 45
+    assert all(series[k][0].shape == (3, 64, 64) for k in range(20))
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path):
+    with pytest.raises(ManifestError, match="no pictures"):
+        read_textures(tmp_path)
+    pictures(tmp_path)
+    assert len(read_textures(tmp_path)) == 3
+
+
+# -- loss -------------------------------------------------------------------------------------
+
+
+def test_loss_of_certainty_is_nothing_and_of_its_contrary_much():
+    label = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    label[:, :, :4] = 1
+    known = torch.full((1, 8, 8), 15, dtype=torch.uint8)
+    target = class_bits(label, 4)[:, :, ::2, ::2]
+    sure = (target * 2 - 1) * 60
+    right, wrong = (float(masked_loss(x, label, known)) for x in (sure, -sure))
+    assert right < 1.5  # but for the border, which is interpolated
+    assert wrong > 20
+
+
+def test_what_is_unknown_costs_nothing():
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(2, 4, 8, 8, generator=generator)
+    label = torch.randint(0, 16, (2, 16, 16), generator=generator, dtype=torch.uint8)
+    known = torch.full((2, 16, 16), 15, dtype=torch.uint8)
+    known[:, :, 8:] = 0
+    other = label.clone()
+    other[:, :, 8:] ^= 15
+    left, right = (masked_loss(logits, some, known) for some in (label, other))
+    torch.testing.assert_close(left, right)
+    assert float(masked_loss(logits, label, torch.zeros_like(known))) == 0
+
+
+def test_bits_are_planes():
+    planes = class_bits(torch.tensor([[[0b0101]]], dtype=torch.uint8), 4)
+    assert planes[0, :, 0, 0].tolist() == [1, 0, 1, 0]
+
+
+# -- the loop ---------------------------------------------------------------------------------
+
+
+def test_it_learns_and_leaves_what_it_says(tmp_path):
+    seen = []
+    done = train_tissue(config(tmp_path, steps=30, batch_size=4), seen.append)
+    rows = list(csv.DictReader((tmp_path / "training.csv").open()))
+    assert float(rows[-1]["loss"]) < 0.97 * float(rows[0]["loss"])
+    assert seen[-1].step == seen[-1].steps == 30
+    assert seen[-1].scores == done.scores
+    assert {"drawn/tissue", "unseen/tissue"} <= set(done.scores)
+    network, words = load_network(done.network)
+    assert json.loads(words["settings"])["seed"] == 1
+    assert all(picture.stat().st_size > 10_000 for picture in done.pictures)
+    assert str(done.network) in done.use
+
+
+def test_resumed_it_ends_with_the_same_network_to_the_bit(tmp_path):
+    whole = train_tissue(config(tmp_path / "a"))
+
+    class Stopped(Exception):
+        pass
+
+    def stop(step):
+        if step.scores is not None and step.step == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train_tissue(config(tmp_path / "b"), stop)
+    again = train_tissue(config(tmp_path / "b", resume=True))
+    assert again.network.read_bytes() == whole.network.read_bytes()
+    assert again.scores == whole.scores
+
+
+def test_resume_asks_for_a_checkpoint_of_the_same_settings(tmp_path):
+    with pytest.raises(ConfigError, match="no checkpoint"):
+        train_tissue(config(tmp_path, resume=True))
+    train_tissue(config(tmp_path))
+    with pytest.raises(ConfigError, match="other settings"):
+        train_tissue(config(tmp_path, resume=True, seed=2))
+
+
+def test_stains_that_there_are_not(tmp_path):
+    with pytest.raises(ConfigError, match="no stain ink"):
+        train_tissue(config(tmp_path, leave_out=("ink",)))
+    from wsiprep.synth.thumbnails.stains import STAINS
+
+    with pytest.raises(ConfigError, match="no stain to draw"):
+        train_tissue(config(tmp_path, leave_out=tuple(STAINS)))
+
+
+def test_sam_is_tuned_and_kept_whole(tmp_path, monkeypatch):
+    """The real modules of SAM at a tiny size; nothing is said of how well it does."""
+    from wsiprep.train.sam_tuning import Tuning
+    from wsiprep.train.tissue import loop
+    from wsiprep.train.tissue.sam import SamStudent
+
+    sam = tiny_sam()
+    before = {name: value.clone() for name, value in sam.state_dict().items()}
+    monkeypatch.setattr(loop, "_student", lambda cfg: SamStudent(sam, "vit_b", Tuning(), cfg.seed))
+    done = train_tissue(config(tmp_path, model="sam", steps=3, validate_every=3))
+    assert set(done.scores) == {"drawn/tissue", "unseen/tissue"}
+    changed = {name for name, value in sam.state_dict().items()
+               if not torch.equal(value, before[name])}  # fmt: skip
+    frozen = {name for name in before if "attn.qkv" in name or "patch_embed" in name}
+    assert changed
+    assert not changed & frozen
+    from safetensors.torch import load_file
+
+    assert set(load_file(done.network)) == set(before)
+    assert "--segmenter sam" in done.use
+
+
+def test_sam_needs_weights(tmp_path):
+    with pytest.raises(ConfigError, match="weights that exist"):
+        train_tissue(config(tmp_path, model="sam"))
+
+
+def test_classes_are_those_of_the_network():
+    from wsiprep.tissue import network
+
+    assert network.CLASSES == CLASSES
