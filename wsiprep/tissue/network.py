@@ -8,6 +8,7 @@ are `CLASSES`; answers are independent of each other, since tissue may lie under
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ __all__ = ["CLASSES", "MULTIPLE", "TissueNet", "load_network", "network_bytes"]
 CLASSES: Final = ("tissue", "pen", "edge", "fold")
 WIDTHS: Final = (16, 24, 48, 96, 160)
 """Channels at 1/2, 1/4 ... 1/32 of the side."""
+_WORDS: Final = "wsiprep"
 MULTIPLE: Final = 2 ** len(WIDTHS)
 """Sides are padded to multiples of this."""
 
@@ -109,18 +111,19 @@ class TissueNet(nn.Module):
         return self
 
 
-def network_bytes(network: TissueNet, facts: Mapping[str, str]) -> bytes:
+def network_bytes(network: TissueNet, facts: Mapping[str, Any]) -> bytes:
     """Weights, half precision, and words on how they were made, as a safetensors file."""
     from safetensors.torch import save
 
     state = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
     tensors = {k: v.contiguous() for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    words = {"widths": ",".join(map(str, network.widths)), "classes": ",".join(CLASSES), **facts}
-    return save(tensors, words)
+    words = {"widths": list(network.widths), "classes": list(CLASSES), **facts}
+    # One word holds all: the library writes several in an order that changes from run to run.
+    return save(tensors, {_WORDS: json.dumps(words, sort_keys=True)})
 
 
-def load_network(path: Path) -> tuple[TissueNet, dict[str, str]]:
-    """Read what `network_bytes` gave, ready to infer.
+def load_network(path: Path) -> tuple[TissueNet, dict[str, Any]]:
+    """Read what `network_bytes` gave, ready to infer; and the words that it holds.
 
     Raises:
         ValueError: the file is none of this network.
@@ -130,15 +133,14 @@ def load_network(path: Path) -> tuple[TissueNet, dict[str, str]]:
 
     try:
         with safe_open(str(path), framework="pt") as file:
-            words: dict[str, str] = dict(file.metadata() or {})
+            words: dict[str, Any] = json.loads((file.metadata() or {}).get(_WORDS, "{}"))
             names = file.keys()
             state: dict[str, Any] = {name: file.get_tensor(name).float() for name in names}
     except SafetensorError as err:
         raise ValueError(f"it is no safetensors file ({err})") from err
-    if words.get("classes") != ",".join(CLASSES):
-        raise ValueError(f"its classes are {words.get('classes')}, not {','.join(CLASSES)}")
-    widths = tuple(int(n) for n in words.get("widths", "").split(","))
-    network = TissueNet(widths)
+    if words.get("classes") != list(CLASSES):
+        raise ValueError(f"its classes are {words.get('classes')}, not {', '.join(CLASSES)}")
+    network = TissueNet(tuple(int(n) for n in words["widths"]))
     try:
         missing, unknown = network.load_state_dict(state, strict=False)
     except RuntimeError as err:

@@ -29,8 +29,8 @@ PEN_DENSITY = 0.12
 """Ink of less optical density than this in every colour is a stain, not a stroke."""
 HALF_TISSUE = (0.25, 0.75)
 """Where tissue covers between these shares of a pixel, nobody asks whether it is tissue."""
-PALEST, DARKEST = 0.06, 1.1
-"""Least optical density of a slide's tissue, on average in its strongest colour; and the most."""
+USUAL, DARKEST = 0.3, 1.1
+"""Optical density of tissue, on average in its strongest colour; and the most that there is."""
 INVISIBLE, SIGHT_PX = 0.025, 3.0
 """Tissue of less density than this round about cannot be told from glass, nor is asked for."""
 OPAQUE_COVER = 0.25
@@ -58,7 +58,8 @@ def draw_scene(
     known = np.full(shape, 0xFF, np.uint8)
     known[(cover > HALF_TISSUE[0]) & (cover < HALF_TISSUE[1])] &= ~np.uint8(TISSUE)
 
-    density = _visible(_tissue_density(rng, scene, shape, real), cover) * cover[..., None]
+    density = _stained(_tissue_density(rng, scene, shape, real), cover, scene.strength)
+    density *= cover[..., None]
     seen = cv2.GaussianBlur(strongest(density), (0, 0), SIGHT_PX)
     known[(cover > 0.5) & (seen < INVISIBLE)] &= ~np.uint8(TISSUE)
     for _ in range(scene.folds):
@@ -98,14 +99,15 @@ def _tissue_density(rng: Rng, scene: Scene, shape: Shape, real: Sequence[NDArray
         pale = fat_amounts(rng, scene, shape, counter)
         pale_density = pair.density(as_float(0.15 * pale), pale)
         density += fat[..., None] * (pale_density - density)
-    return as_float(density * np.float32(scene.strength))
+    return as_float(density)
 
 
-def _visible(density: F32, cover: F32) -> F32:
-    """Densities as thumbnails show them: not too pale to be seen, and never black."""
+def _stained(density: F32, cover: F32, strength: float) -> F32:
+    """Densities as thumbnails show them: as dark as the slide is on average, and never black."""
     there = density[cover > 0.5]
     if len(there):
-        density = density * np.float32(max(1.0, PALEST / float(strongest(there).mean() + 1e-6)))
+        usual = np.float32(USUAL * strength) / (strongest(there).mean() + np.float32(1e-6))
+        density = density * usual
     return as_float(np.float32(DARKEST) * np.tanh(density / np.float32(DARKEST)))
 
 

@@ -74,7 +74,7 @@ def ink_density(rng: Rng, shape: Shape, tissue: F32, mpp: float) -> tuple[F32, F
     cover = as_float(cv2.GaussianBlur(as_float(cover), (0, 0), 0.3 * blur + 0.3))
     rgb = np.array(INKS[str(rng.choice(list(INKS)))], np.float32)
     rgb = np.clip(rgb * np.exp(rng.normal(0, 0.12, 3)), 0, 1.3).astype(np.float32)
-    depth = float(np.exp(rng.uniform(np.log(0.22), np.log(1.6))))
+    depth = float(np.exp(rng.uniform(np.log(0.3), np.log(1.6))))
     uneven = np.exp(np.float32(0.18) * field(rng, shape, max(4.0, 1.0 * width)))
     dried = 1 + np.float32(rng.uniform(0, 0.6)) * np.exp(-((inside / max(1.0, 0.15 * width)) ** 2))
     return as_float((np.float32(depth) * cover * uneven * dried)[..., None] * rgb), cover

@@ -116,7 +116,7 @@ def dust(rng: Rng, shape: Shape, count: int) -> tuple[F32, F32]:
             continue
         box = (slice(ys[0], ys[-1] + 1), slice(xs[0], xs[-1] + 1))
         grey = np.full(3, rng.uniform(0.15, 1.2))
-        colour = grey * (np.exp(rng.normal(0, 0.5, 3)) if rng.random() < 0.25 else 1.0)
+        colour = grey * (np.exp(rng.normal(0, 0.2, 3)) if rng.random() < 0.25 else 1.0)
         if kind > 0.85 and rng.random() < 0.4:
             colour = -0.1 * grey  # scratches shine
         density[box] += (spot[box] / 255.0).astype(np.float32)[..., None] * colour.astype(

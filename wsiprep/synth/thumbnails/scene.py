@@ -29,7 +29,7 @@ class Scene:
         stain: Key of `stains.STAINS`.
         share: Of the picture that is tissue, about.
         softness_px: Width of the border from tissue to glass.
-        strength: Of the stain: 1 is usual, 0.3 pale.
+        strength: Of the stain: 1 is usual, 0.3 pale, 2 dark.
         patchiness: How different parts of the tissue are, 0 to 1.
         colourfulness: 0 is grey, 1 the dyes as they are.
         fat: Share of the tissue that is fat.
@@ -77,6 +77,7 @@ def sample_scene(seed: int, stains: Sequence[str] = tuple(STAINS)) -> Scene:
     rng = np.random.default_rng([seed, 7])
     odds = np.array(list(_LAYOUT_ODDS.values()), float)
     layout = str(rng.choice(list(_LAYOUT_ODDS), p=odds / odds.sum()))
+    dyed = np.array([STAINS[name].odds for name in stains])
 
     def often(chance: float, most: int) -> int:
         return int(rng.integers(1, most + 1)) if rng.random() < chance else 0
@@ -85,10 +86,10 @@ def sample_scene(seed: int, stains: Sequence[str] = tuple(STAINS)) -> Scene:
         seed=seed,
         mpp=float(np.exp(rng.uniform(np.log(6), np.log(32)))),
         layout=layout,
-        stain=str(rng.choice(list(stains))),
+        stain=str(rng.choice(list(stains), p=dyed / dyed.sum())),
         share=float(rng.uniform(0.02, 0.12) if rng.random() < 0.3 else rng.uniform(0.1, 0.8)),
         softness_px=float(np.exp(rng.uniform(np.log(0.6), np.log(5)))),
-        strength=float(np.exp(rng.normal(0, 0.28))) * (0.4 if rng.random() < 0.12 else 1.0),
+        strength=float(np.clip(np.exp(rng.normal(-0.05, 0.5)), 0.22, 2.2)),
         patchiness=float(rng.uniform(0, 1)),
         colourfulness=float(np.clip(rng.normal(0.95, 0.2), 0.35, 1.2)),
         fat=float(rng.uniform(0.1, 1.0)) if rng.random() < 0.3 else 0.0,

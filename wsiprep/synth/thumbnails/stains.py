@@ -22,27 +22,29 @@ class Stain:
         nuclear: Optical density of a unit of the dye of nuclei (or of the chromogen).
         counter: The same of the dye of the rest.
         amount: Usual amounts of the two, as areas seen from far.
+        odds: How often it is drawn, against the others.
     """
 
     nuclear: RGB
     counter: RGB
     amount: tuple[float, float]
+    odds: float = 1.0
 
 
 _HAEM: Final = (0.62, 0.71, 0.33)
 _EOSIN: Final = (0.12, 0.86, 0.46)
 
 STAINS: Final[dict[str, Stain]] = {
-    "he": Stain(_HAEM, _EOSIN, (0.30, 0.35)),
-    "he-pink": Stain((0.55, 0.73, 0.40), (0.07, 0.90, 0.40), (0.14, 0.42)),
-    "he-purple": Stain((0.66, 0.70, 0.24), (0.25, 0.85, 0.40), (0.42, 0.22)),
-    "he-blue": Stain((0.75, 0.58, 0.18), (0.20, 0.80, 0.52), (0.36, 0.18)),
+    "he": Stain(_HAEM, _EOSIN, (0.30, 0.35), 4),
+    "he-pink": Stain((0.55, 0.73, 0.40), (0.07, 0.90, 0.40), (0.14, 0.42), 3),
+    "he-purple": Stain((0.66, 0.70, 0.24), (0.25, 0.85, 0.40), (0.42, 0.22), 2),
+    "he-blue": Stain((0.75, 0.58, 0.18), (0.20, 0.80, 0.52), (0.36, 0.18), 2),
     "he-brownish": Stain((0.50, 0.68, 0.52), (0.14, 0.74, 0.62), (0.28, 0.34)),
-    "he-faint": Stain(_HAEM, _EOSIN, (0.07, 0.10)),
-    "ihc-dab": Stain((0.27, 0.57, 0.78), (0.60, 0.55, 0.30), (0.26, 0.13)),
-    "ihc-dab-weak": Stain((0.30, 0.55, 0.75), (0.62, 0.52, 0.26), (0.05, 0.10)),
+    "he-faint": Stain(_HAEM, _EOSIN, (0.07, 0.10), 2),
+    "ihc-dab": Stain((0.27, 0.57, 0.78), (0.60, 0.55, 0.30), (0.26, 0.13), 2),
+    "ihc-dab-weak": Stain((0.30, 0.55, 0.75), (0.62, 0.52, 0.26), (0.05, 0.10), 2),
     "ihc-red": Stain((0.10, 0.85, 0.62), (0.62, 0.54, 0.28), (0.20, 0.12)),
-    "ihc-negative": Stain((0.64, 0.55, 0.24), (0.45, 0.40, 0.25), (0.10, 0.06)),
+    "ihc-negative": Stain((0.64, 0.55, 0.24), (0.45, 0.40, 0.25), (0.10, 0.06), 2),
     "pas": Stain((0.62, 0.66, 0.30), (0.20, 0.92, 0.34), (0.18, 0.34)),
     "masson-blue": Stain((0.80, 0.50, 0.15), (0.22, 0.82, 0.48), (0.26, 0.30)),
     "masson-green": Stain((0.82, 0.30, 0.50), (0.20, 0.78, 0.55), (0.26, 0.24)),

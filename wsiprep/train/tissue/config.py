@@ -33,7 +33,7 @@ class TissueTraining(Settings):
     GeoJSON in pixels of the image), mpp, split (train, val). A class without a mask is unknown."""
     textures: Path | None = None
     """Folder of pictures of tissue and nothing else, whose colours drawn tissue may take."""
-    steps: int = Field(default=6000, ge=1)
+    steps: int = Field(default=4500, ge=1)
     """Steps of the optimiser."""
     batch_size: int = Field(default=16, ge=1)
     """Thumbnails a step."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -144,9 +143,9 @@ def train_tissue(cfg: TissueTraining, on_step: OnStep = lambda _: None) -> Train
             told, began = step, time.perf_counter()
     facts = {
         "wsiprep": __version__,
-        "settings": json.dumps(_what_decides(cfg), sort_keys=True),
-        "textures": str(len(textures)),
-        "pairs": ", ".join(p.name for p in pairs if p.split == "train"),
+        "settings": _what_decides(cfg),
+        "textures": len(textures),
+        "pairs": [p.name for p in pairs if p.split == "train"],
     }
     with _averaged(module, tuned, average), output_errors(cfg.output):
         path, use = student.save(cfg.output, facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class NetStudent:
         full = functional.interpolate(logits, scale_factor=2.0, mode="bilinear")
         return (full > 0).cpu()
 
-    def save(self, folder: Path, facts: dict[str, str]) -> tuple[Path, str]:
+    def save(self, folder: Path, facts: dict[str, Any]) -> tuple[Path, str]:
         """See `Student.save`."""
         path = folder / "network.safetensors"
         assert isinstance(self.module, TissueNet)  # noqa: S101 - made above

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,10 +101,10 @@ class SamStudent:
         full: Tensor = self._sam.postprocess_masks(logits, size, (h, w))
         return (full > 0).cpu()
 
-    def save(self, folder: Path, facts: dict[str, str]) -> tuple[Path, str]:
+    def save(self, folder: Path, facts: dict[str, Any]) -> tuple[Path, str]:
         """See `Student.save`."""
         path = folder / "sam.safetensors"
-        save_merged(path, self._sam, self._tuning, facts)
+        save_merged(path, self._sam, self._tuning, {"wsiprep": json.dumps(facts)})
         options = (f"checkpoint={path}", f"model={self._kind}", "multimask=false")
         flags = " ".join(f"--segmenter-option {option}" for option in options)
         return path, f"--segmenter sam {flags}"

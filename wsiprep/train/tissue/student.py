@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -38,7 +38,7 @@ class Student(Protocol):
         """What it finds, bool (B, classes, h, w) on the host; called without gradients."""
         ...
 
-    def save(self, folder: Path, facts: dict[str, str]) -> tuple[Path, str]:
+    def save(self, folder: Path, facts: dict[str, Any]) -> tuple[Path, str]:
         """Write the trained network.
 
         Returns:

@@ -1,0 +1,165 @@
+"""Training, validation and test by patient.
+
+Samples belong together when they share a patient, a case or a slide, directly or through others;
+what belongs together is in one split. Where a patient falls is decided by a hash of its name and
+the seed alone: files converted one by one, or with more rows next year, put it where it was. The
+price is that the shares are met on average, not exactly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import PurePath
+from typing import get_args
+
+from wsiprep.core.errors import ManifestError
+from wsiprep.train.language.manifest import SPLITS, Sample, Split
+
+__all__ = ["Division", "Overlap", "check_apart", "divide", "overlap", "patients_of", "slide_name"]
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """Samples with their splits.
+
+    Attributes:
+        samples: In the order given, each with a split.
+        left_out: Samples of a patient who is held out by other samples.
+    """
+
+    samples: tuple[Sample, ...]
+    left_out: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """What two sets share.
+
+    Attributes:
+        slides: Slides of the first.
+        shared_slides: Those that the second has as well.
+        patients: Patients of the first.
+        shared_patients: Those that the second has as well.
+    """
+
+    slides: int
+    shared_slides: int
+    patients: int
+    shared_patients: int
+
+    def canonical(self) -> dict[str, int]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+def slide_name(slide: str) -> str:
+    """What a slide is called, whether named by its id or by the path of its store."""
+    return PurePath(slide).name.removesuffix(".zarr")
+
+
+def patients_of(samples: Sequence[Sample]) -> list[str]:
+    """Whom each sample is of: one name for all that share a patient, a case or a slide.
+
+    The name is the first, in alphabetical order, of the patients among them, or else of the
+    cases, or else of the slides.
+    """
+    parent: dict[tuple[int, str], tuple[int, str]] = {}
+
+    def root(key: tuple[int, str]) -> tuple[int, str]:
+        parent.setdefault(key, key)
+        while parent[key] != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    for sample in samples:
+        first, *others = _names(sample)
+        for other in others:
+            # The smaller becomes the root: patients (0) before cases (1) before slides (2).
+            low, high = sorted((root(first), root(other)))
+            parent[high] = low
+    return [root(_names(sample)[0])[1] for sample in samples]
+
+
+def divide(samples: Sequence[Sample], *, val: float, test: float, seed: int = 0) -> Division:
+    """Put every patient into one split.
+
+    Held-out samples stay so: patients with a test sample are test patients, and of the others
+    those with a validation sample validate. Their samples of other splits are left out. A held-out
+    split of which no sample is given is drawn from the remaining patients.
+
+    Args:
+        samples: Their `split` may say train, val, test or nothing.
+        val: Share of patients to be drawn for validation.
+        test: Share of patients to be drawn for test.
+        seed: Of the draw.
+    """
+    if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
+        raise ValueError(f"shares of {val} and {test} leave nothing to train on")
+    whose = patients_of(samples)
+    held: dict[str, Split] = {}
+    for split in get_args(Split)[2:]:  # val, then test, which wins
+        held.update((one, split) for one, s in zip(whose, samples, strict=True) if s.split == split)
+    given = {sample.split for sample in samples}
+    kept: list[Sample] = []
+    left: list[Sample] = []
+    for patient, sample in zip(whose, samples, strict=True):
+        place = held.get(patient)
+        if place is None:
+            place = _draw(
+                patient,
+                seed,
+                0.0 if "val" in given else val,
+                0.0 if "test" in given else test,
+            )
+        elif sample.split not in ("", place):
+            left.append(sample)
+            continue
+        kept.append(replace(sample, split=place))
+    return Division(tuple(kept), tuple(left))
+
+
+def overlap(first: Sequence[Sample], second: Sequence[Sample]) -> Overlap:
+    """How many slides and patients of the first set the second has as well."""
+    slides = [{slide_name(slide) for s in part for slide in s.slides} for part in (first, second)]
+    whose = patients_of([*first, *second])
+    patients = [set(whose[: len(first)]), set(whose[len(first) :])]
+    return Overlap(
+        slides=len(slides[0]),
+        shared_slides=len(slides[0] & slides[1]),
+        patients=len(patients[0]),
+        shared_patients=len(patients[0] & patients[1]),
+    )
+
+
+def check_apart(samples: Iterable[Sample]) -> None:
+    """Refuse samples of which one patient is in two splits.
+
+    Raises:
+        ManifestError: names the patient and two samples.
+    """
+    samples = [sample for sample in samples if sample.split]
+    seen: dict[str, Sample] = {}
+    for patient, sample in zip(patients_of(samples), samples, strict=True):
+        other = seen.setdefault(patient, sample)
+        if other.split != sample.split:
+            raise ManifestError(
+                f"'{patient}' is in {other.split} (sample '{other.id}') and in {sample.split} "
+                f"(sample '{sample.id}').",
+                hint="`wsiprep convert --split patient` keeps patients apart.",
+            )
+
+
+def _names(sample: Sample) -> list[tuple[int, str]]:
+    names = [(0, sample.patient_id), (1, sample.case_id)]
+    return [n for n in names if n[1]] + [(2, slide_name(slide)) for slide in sample.slides]
+
+
+def _draw(patient: str, seed: int, val: float, test: float) -> Split:
+    digest = hashlib.sha256(f"{seed}:{patient}".encode()).digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    train_name, val_name, test_name = SPLITS
+    name = test_name if place < test else val_name if place < test + val else train_name
+    return name  # type: ignore[return-value]

@@ -1,0 +1,71 @@
+"""From the slides that a sample names to stores in a folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+from wsiprep.core.errors import ManifestError, MissingStageError
+
+__all__ = ["StoreFolder"]
+
+_SUFFIX: Final = ".zarr"
+_BARCODE: Final = re.compile(r"tcga-[a-z0-9]{2}-[a-z0-9]{4}(-[a-z0-9]+)*")
+
+
+class StoreFolder:
+    """Stores of a folder, found by slide id.
+
+    A slide id is the name of its store without `.zarr`, in any case. The barcode of a TCGA
+    patient or slide, which public sets give without the UUID that ends file names, stands for
+    every store whose name goes on after it: several slides of a case are one sample.
+
+    Args:
+        folder: Where stores lie; its entries are read once.
+
+    Raises:
+        ManifestError: it is not a folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise ManifestError(f"{folder} is not a folder.", hint="Give --stores a folder.")
+        self.folder = folder
+        self._stores = {
+            path.name.removesuffix(_SUFFIX).casefold(): path
+            for path in sorted(folder.iterdir())
+            if path.name.endswith(_SUFFIX)
+        }
+
+    def find(self, slide: str) -> tuple[Path, ...]:
+        """Stores of a slide id or of the path of a store, sorted; empty where there is none."""
+        if slide.endswith(_SUFFIX):
+            path = self.folder / slide
+            return (path,) if path.is_dir() else ()
+        name = slide.casefold()
+        if name in self._stores:
+            return (self._stores[name],)
+        if not _BARCODE.fullmatch(name):
+            return ()
+        longer = (name + "-", name + ".")
+        return tuple(path for stem, path in self._stores.items() if stem.startswith(longer))
+
+    def paths(self, slides: tuple[str, ...], sample: str) -> tuple[Path, ...]:
+        """Stores of all slides of a sample, in order, each once.
+
+        Raises:
+            MissingStageError: one has none.
+        """
+        found: dict[Path, None] = {}
+        for slide in slides:
+            stores = self.find(slide)
+            if not stores:
+                raise MissingStageError(
+                    f"sample '{sample}' is of this slide, and {self.folder} has no store of it.",
+                    slide=slide,
+                    stage="store",
+                    hint="Make it by `wsiprep run`, or give the folder with --stores.",
+                )
+            found.update(dict.fromkeys(stores))
+        return tuple(found)
