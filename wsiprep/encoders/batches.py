@@ -63,18 +63,27 @@ class ThreadBatches:
         self._network = network
         self._pool: ThreadPoolExecutor | None = None
         self._pid = os.getpid()
+        self._restore: weakref.finalize[[int], ThreadBatches] | None = None
 
     def begin(self, pixels: NDArray[np.uint8] | Tensor, step: int) -> Running:
         """Begin a batch, in groups of at most `step` patches."""
         if self._pid != os.getpid():  # threads do not come along into a forked process
             self._pool, self._pid = None, os.getpid()
         if self._pool is None:
-            alone = torch.set_num_threads  # the layers of a group stay in the thread that has it
-            on_cpu = self._network.device.type == "cpu"
-            self._pool = ThreadPoolExecutor(
-                self.threads, "encoder", *((alone, (1,)) if on_cpu else ())
-            )
+            self._pool = ThreadPoolExecutor(self.threads, "encoder", *self._alone())
         return _InThreads(self._pool, self._network, pixels, step, self.threads)
+
+    def _alone(self) -> tuple[Any, ...]:
+        """What makes the layers of a group stay in the thread that has it, on a CPU.
+
+        torch keeps that number for all threads to come. When these threads are no longer needed,
+        it is put back for whatever else the process does.
+        """
+        if self._network.device.type != "cpu":
+            return ()
+        if self._restore is None:
+            self._restore = weakref.finalize(self, torch.set_num_threads, torch.get_num_threads())
+        return torch.set_num_threads, (1,)
 
     def allocate(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """Plain memory."""
