@@ -92,6 +92,20 @@ def test_a_batch_that_is_dropped_is_not_computed_to_its_end() -> None:
     assert seen == [1, 99]
 
 
+def test_threads_of_others_are_left_as_they_were() -> None:
+    """What torch tells every thread to come is put back when an encoder is gone."""
+    before = torch.get_num_threads()
+    seen: list[int] = []
+    encoder = TorchEncoder(Mean(), SPEC, CPU, threads=2)
+    encoder.begin(flat(1, 2)).result()
+    del encoder
+    gc.collect()
+    other = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    other.start()
+    other.join()
+    assert seen == [before]
+
+
 def test_an_error_ends_its_own_batch_and_no_other() -> None:
     seen: list[int] = []
 
