@@ -10,12 +10,15 @@ import pytest
 
 from wsiprep.core.config import leaves
 from wsiprep.tasks.config import CoordsConfig, EmbedConfig, PrepareConfig, SegmentConfig
+from wsiprep.tasks.convert_config import ConvertConfig
 from wsiprep.tasks.evaluate_config import EvaluateTissueConfig
 
 HEAVY = {"torch", "timm", "zarr", "numpy", "cv2", "PIL", "openslide", "tiffslide", "h5py", "dask"}
 COMMANDS = [
     *("run", "segment", "coords", "embed", "inspect", "verify", "models", "doctor", "demo"),
     *("evaluate", "evaluate tissue"),
+    *("convert", "convert wsi-bench", "convert slidebench", "convert histgen"),
+    *("convert wsi-vqa", "convert patchgastric"),
 ]
 
 
@@ -51,6 +54,7 @@ def test_help_imports_nothing_heavy(command):
         ("coords", CoordsConfig),
         ("embed", EmbedConfig),
         ("evaluate tissue", EvaluateTissueConfig),
+        ("convert wsi-bench", ConvertConfig),
     ],
 )
 def test_every_setting_is_a_flag(command, model):
@@ -80,6 +84,9 @@ def test_every_setting_is_a_flag(command, model):
         ["evaluate", "tissue", "-o", "out"],
         ["evaluate", "tissue", "no-such-folder", "-o", "out"],
         ["evaluate", "tissue", "--manifest", "no-such.csv", "-o", "out"],
+        ["convert", "wsi-bench", "-o", "out.jsonl"],
+        ["convert", "wsi-bench", "no-such.json", "-o", "out.jsonl"],
+        ["convert", "no-such-format", "a.json", "-o", "out.jsonl"],
         ["inspect"],
         ["no-such-command"],
     ],

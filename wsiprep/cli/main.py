@@ -11,6 +11,7 @@ import typer
 
 from wsiprep import __version__
 from wsiprep.cli import (
+    convert,
     coords,
     demo,
     doctor,
@@ -63,6 +64,7 @@ for module in (run, segment, coords, embed, inspect, verify, models, doctor, dem
     app.command(name, epilog=EPILOG)(guarded(module.command))
 app.add_typer(train.app)
 app.add_typer(evaluate.app)
+app.add_typer(convert.app)
 
 
 def main() -> None:

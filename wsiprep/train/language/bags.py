@@ -158,7 +158,7 @@ def open_case(
         paths: Stores, in the order in which slides are numbered.
         grid: As for `SlideFeatures`.
         encoder: Likewise.
-        expect: Likewise; without it, slides are held against the first.
+        expect: Likewise; where it is not given, slides are held against the first.
 
     Raises:
         MissingStageError: no path, or a slide has no such features.
@@ -168,7 +168,7 @@ def open_case(
     if not paths:
         raise MissingStageError("a case needs a slide.", stage="store", hint="Name its stores.")
     slides = tuple(SlideFeatures(p, grid=grid, encoder=encoder, expect=expect) for p in paths)
-    for slide in slides[1:]:
+    for slide in slides[1:] if expect is None else ():
         slides[0].fingerprint.check(
             slide.fingerprint,
             slide=slide.slide,

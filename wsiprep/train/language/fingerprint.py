@@ -78,13 +78,10 @@ class Fingerprint:
         Raises:
             StoreMismatchError: a field is missing, unknown, or of another type.
         """
-        kinds = {"str": str, "int": int, "float": (int, float), "bool": bool}
+        kinds = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
         expected = {field.name: kinds[str(field.type)] for field in fields(cls)}
         wrong = sorted(set(values) ^ set(expected)) or [
-            name
-            for name, kind in expected.items()
-            if not isinstance(values[name], kind)
-            or isinstance(values[name], bool) != (kind is bool)
+            name for name, kind in expected.items() if type(values[name]) not in kind
         ]
         if wrong:
             raise StoreMismatchError(

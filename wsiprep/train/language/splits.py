@@ -12,12 +12,15 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
-from typing import get_args
+from typing import Final
 
 from wsiprep.core.errors import ManifestError
-from wsiprep.train.language.manifest import SPLITS, Sample, Split
+from wsiprep.train.language.manifest import Sample, Split
 
 __all__ = ["Division", "Overlap", "check_apart", "divide", "overlap", "patients_of", "slide_name"]
+
+_HELD_OUT: Final[tuple[Split, ...]] = ("val", "test")
+"""A patient with samples of both is of the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ def divide(samples: Sequence[Sample], *, val: float, test: float, seed: int = 0)
         raise ValueError(f"shares of {val} and {test} leave nothing to train on")
     whose = patients_of(samples)
     held: dict[str, Split] = {}
-    for split in get_args(Split)[2:]:  # val, then test, which wins
+    for split in _HELD_OUT:
         held.update((one, split) for one, s in zip(whose, samples, strict=True) if s.split == split)
     given = {sample.split for sample in samples}
     kept: list[Sample] = []
@@ -160,6 +163,6 @@ def _names(sample: Sample) -> list[tuple[int, str]]:
 def _draw(patient: str, seed: int, val: float, test: float) -> Split:
     digest = hashlib.sha256(f"{seed}:{patient}".encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
-    train_name, val_name, test_name = SPLITS
-    name = test_name if place < test else val_name if place < test + val else train_name
-    return name  # type: ignore[return-value]
+    if place < test:
+        return "test"
+    return "val" if place < test + val else "train"

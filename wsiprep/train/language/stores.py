@@ -17,9 +17,10 @@ _BARCODE: Final = re.compile(r"tcga-[a-z0-9]{2}-[a-z0-9]{4}(-[a-z0-9]+)*")
 class StoreFolder:
     """Stores of a folder, found by slide id.
 
-    A slide id is the name of its store without `.zarr`, in any case. The barcode of a TCGA
-    patient or slide, which public sets give without the UUID that ends file names, stands for
-    every store whose name goes on after it: several slides of a case are one sample.
+    A slide id is the name of its store without `.zarr`, in any case where only one fits. The
+    barcode of a TCGA patient or slide, which public sets give without the UUID that ends file
+    names, stands for every store whose name goes on after it: several slides of a case are one
+    sample.
 
     Args:
         folder: Where stores lie; its entries are read once.
@@ -33,23 +34,27 @@ class StoreFolder:
             raise ManifestError(f"{folder} is not a folder.", hint="Give --stores a folder.")
         self.folder = folder
         self._stores = {
-            path.name.removesuffix(_SUFFIX).casefold(): path
+            path.name.removesuffix(_SUFFIX): path
             for path in sorted(folder.iterdir())
             if path.name.endswith(_SUFFIX)
         }
+        self._any_case: dict[str, list[Path]] = {}
+        for name, path in self._stores.items():
+            self._any_case.setdefault(name.casefold(), []).append(path)
 
     def find(self, slide: str) -> tuple[Path, ...]:
         """Stores of a slide id or of the path of a store, sorted; empty where there is none."""
         if slide.endswith(_SUFFIX):
             path = self.folder / slide
             return (path,) if path.is_dir() else ()
+        if slide in self._stores:
+            return (self._stores[slide],)
         name = slide.casefold()
-        if name in self._stores:
-            return (self._stores[name],)
-        if not _BARCODE.fullmatch(name):
-            return ()
+        alike = self._any_case.get(name, [])
+        if alike or not _BARCODE.fullmatch(name):
+            return tuple(alike) if len(alike) == 1 else ()
         longer = (name + "-", name + ".")
-        return tuple(path for stem, path in self._stores.items() if stem.startswith(longer))
+        return tuple(p for stem, p in self._stores.items() if stem.casefold().startswith(longer))
 
     def paths(self, slides: tuple[str, ...], sample: str) -> tuple[Path, ...]:
         """Stores of all slides of a sample, in order, each once.

@@ -1,0 +1,58 @@
+"""`wsiprep convert` as a shell sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+from tests.tasks.convert.made import talk, write_json
+from wsiprep.train.language.manifest import read_manifest
+
+
+def wsiprep(*args: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "wsiprep", *map(str, args)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "NO_COLOR": "1"},
+    )
+
+
+def rows(*patients):
+    return [
+        {"id": f"r{n}", "image": f"TCGA-AA-{n:04}-01Z-00-DX1.U.pt",
+         "conversations": talk("<image>\nWhich grade?", "High.")}
+        for n in patients
+    ]  # fmt: skip
+
+
+def test_words_json_and_exit_codes(tmp_path):
+    train = write_json(tmp_path / "Grading_train.json.gz", [*rows(*range(40)), {"id": "broken"}])
+    test = write_json(tmp_path / "Grading_test.json", rows(3, 4, 99))
+    out = tmp_path / "m.jsonl"
+    done = wsiprep("convert", "wsi-bench", train, test, "--out", out)
+    assert done.returncode == 2
+    assert "item 41: 'image' is missing" in done.stderr
+    assert "--skip-bad" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
+
+    done = wsiprep("convert", "wsi-bench", train, test, "--out", out, "--skip-bad")
+    assert done.returncode == 0, done.stderr
+    assert "left out: " in done.stderr
+    assert "as published, 2 of 3 test slides and 2 of 3 test patients" in done.stdout
+    assert "1 records that cannot be used" in done.stdout
+    assert "2 samples of patients held out elsewhere" in done.stdout
+    assert f"wrote 41 samples to {out}" in done.stdout
+    assert {s.split for s in read_manifest(out)} == {"train", "val", "test"}
+
+    done = wsiprep("convert", "wsi-bench", train, "-o", out, "--skip-bad", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["published_test"] is None
+    done = wsiprep("convert", "wsi-bench", train, "-o", out, "--skip-bad")
+    assert "no published test files" in done.stdout
+    done = wsiprep("convert", "wsi-bench", train, test, "-o", out, "--skip-bad", "--split", "given")
+    assert "not of unseen patients" in done.stdout

@@ -1,0 +1,177 @@
+"""Public sets of texts on slides to the one manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from wsiprep.core.errors import ConfigError, ManifestError
+from wsiprep.tasks.convert import formats
+from wsiprep.tasks.convert._records import Record, Source
+from wsiprep.tasks.convert_config import ConvertConfig
+from wsiprep.train.language.manifest import SPLITS, Sample, data_sha256, write_manifest
+from wsiprep.train.language.splits import divide, overlap, patients_of, slide_name
+from wsiprep.train.language.stores import StoreFolder
+
+__all__ = ["Conversion", "convert_text"]
+
+SHOWN: Final = 20
+"""Bad records that the report lists; all are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What came of it.
+
+    Attributes:
+        samples: As written.
+        report: Counts, overlap, hashes: plain JSON types.
+    """
+
+    samples: tuple[Sample, ...]
+    report: dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Bad:
+    """Records left out."""
+
+    count: int = 0
+    shown: tuple[str, ...] = ()
+
+
+def convert_text(format_name: str, cfg: ConvertConfig) -> Conversion:
+    """Read files of a format, split by patient where asked, and write the manifest.
+
+    Args:
+        format_name: A plug-in of `tasks/convert`, e.g. `wsi_bench`.
+        cfg: Settings.
+
+    Raises:
+        UnknownPluginError: there is no such format.
+        ConfigError: the manifest would replace one of the files.
+        ManifestError: a file or a record cannot be used, or nothing is left to write.
+        OutputError: the manifest cannot be written.
+    """
+    plugin = formats.load(format_name)
+    files, out = cfg.converted.files, cfg.converted.out
+    if os.path.realpath(out) in {os.path.realpath(path) for path in files}:
+        raise ConfigError(f"--out {out} is also a file to be converted.")
+    stores = StoreFolder(cfg.converted.stores) if cfg.converted.stores is not None else None
+    bad = _Bad()
+    read: list[Sample] = []
+    of_file: list[dict[str, Any]] = []
+    for path in files:
+        before, bad_before = len(read), bad.count
+        read.extend(_samples(plugin, Source.of(path), cfg.converted.skip_bad, bad, read))
+        of_file.append(
+            {
+                "path": str(path),
+                "sha256": _file_sha256(path),
+                "samples": len(read) - before,
+                "bad": bad.count - bad_before,
+            }
+        )
+    published = _published(read)
+    how = plugin.SPLIT if cfg.splits.split == "auto" else cfg.splits.split
+    kept: Sequence[Sample] = read
+    left_out = {"bad": bad.count}
+    if stores is not None:
+        kept = [placed for sample in kept if (placed := _placed(sample, stores)) is not None]
+        left_out["no_store"] = len(read) - len(kept)
+    if how == "patient":
+        shares = {"val": cfg.splits.val_share, "test": cfg.splits.test_share}
+        division = divide(kept, seed=cfg.splits.seed, **shares)
+        left_out["patient_is_held_out"] = len(division.left_out)
+        kept = division.samples
+    if not kept:
+        raise ManifestError(
+            f"no sample is left of {len(read)} read.",
+            hint=f"No slide has a store in {cfg.converted.stores}." if stores else None,
+        )
+    write_manifest(out, kept)
+    report = {
+        "format": format_name,
+        "files": of_file,
+        "bad_records": list(bad.shown),
+        "split": how,
+        "left_out": left_out,
+        "published_test": published,
+        "given_splits": dict(sorted(Counter(sample.split or "none" for sample in read).items())),
+        "splits": _counts(kept),
+        "tasks": dict(sorted(Counter(sample.task for sample in kept).items())),
+        "samples": len(kept),
+        "out": str(out),
+        "data_sha256": data_sha256(kept),
+    }
+    return Conversion(tuple(kept), report)
+
+
+def _samples(
+    plugin: Any, source: Source, skip_bad: bool, bad: _Bad, before: Sequence[Sample]
+) -> Iterator[Sample]:
+    """Samples of a file; a bad record is an error, or counted."""
+    seen = {sample.id for sample in before}
+    for record in plugin.records(source):
+        try:
+            sample = _sample(plugin, record, seen)
+        except ValueError as err:
+            text = f"{source.path}, {record.where}: {err}."
+            if not skip_bad:
+                raise ManifestError(
+                    text, hint="Mend it, or pass --skip-bad to leave out such records."
+                ) from err
+            bad.count += 1
+            bad.shown = (*bad.shown, text)[:SHOWN]
+        else:
+            seen.add(sample.id)
+            yield sample
+
+
+def _sample(plugin: Any, record: Record, seen: set[str]) -> Sample:
+    if record.problem:
+        raise ValueError(record.problem)
+    sample: Sample = plugin.sample(record)
+    if sample.id in seen:
+        raise ValueError(f"the id '{sample.id}' has been there before")
+    return sample
+
+
+def _placed(sample: Sample, stores: StoreFolder) -> Sample | None:
+    """The sample with its slides named as their stores; None where one has none."""
+    found = [stores.find(slide) for slide in sample.slides]
+    if not all(found):
+        return None
+    names = dict.fromkeys(slide_name(path.name) for paths in found for path in paths)
+    return replace(sample, slides=tuple(names))
+
+
+def _published(samples: Sequence[Sample]) -> dict[str, int] | None:
+    """What the published test samples share with the published training samples."""
+    parts = [[s for s in samples if s.split == split] for split in ("test", "train")]
+    return overlap(*parts).canonical() if all(parts) else None
+
+
+def _counts(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
+    """Samples, slides and patients of each split."""
+    whose = patients_of(samples)
+    counts: dict[str, dict[str, int]] = {}
+    for split in (*SPLITS, ""):
+        part = [(s, p) for s, p in zip(samples, whose, strict=True) if s.split == split]
+        if part:
+            counts[split or "none"] = {
+                "samples": len(part),
+                "slides": len({slide_name(slide) for s, _ in part for slide in s.slides}),
+                "patients": len({p for _, p in part}),
+            }
+    return counts
+
+
+def _file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
