@@ -95,6 +95,21 @@ class Tokenizer:
         return _FIRST_MERGE + len(self.merges)
 
     @property
+    def pad_id(self) -> int:
+        """Of padding."""
+        return PAD
+
+    @property
+    def bos_id(self) -> int:
+        """What a text begins with."""
+        return BOS
+
+    @property
+    def eos_id(self) -> int:
+        """What a text ends with."""
+        return EOS
+
+    @property
     def sha256(self) -> str:
         """Of what it is; equal for equal tokenizers."""
         return digest(json.loads(self.to_json()))
