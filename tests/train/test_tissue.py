@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.tissue.tiny_sam import tiny_sam
-from wsiprep.core.errors import ConfigError, ManifestError
+from wsiprep.core.errors import ConfigError, ManifestError, WeightsError
 from wsiprep.synth.thumbnails import CLASSES
 from wsiprep.tissue.network import load_network
 from wsiprep.train.tissue import TissueTraining, train_tissue
@@ -195,6 +195,22 @@ def test_resumed_it_ends_with_the_same_network_to_the_bit(tmp_path):
     again = train_tissue(config(tmp_path / "b", resume=True))
     assert again.network.read_bytes() == whole.network.read_bytes()
     assert again.scores == whole.scores
+
+
+def test_it_begins_where_another_ended(tmp_path):
+    first = train_tissue(config(tmp_path / "a", steps=30, batch_size=4))
+    more = train_tissue(config(tmp_path / "b", steps=1, checkpoint=first.network, seed=5))
+    from_nothing = train_tissue(config(tmp_path / "c", steps=1, seed=5))
+    losses = [
+        float(list(csv.DictReader((done.network.parent / "training.csv").read_text().splitlines()))[
+            -1]["loss"]) for done in (more, from_nothing)
+    ]  # fmt: skip
+    assert losses[0] < losses[1]
+    (tmp_path / "d").mkdir()
+    bad = tmp_path / "d" / "x.safetensors"
+    bad.write_bytes(b"no")
+    with pytest.raises(WeightsError, match="cannot be used"):
+        train_tissue(config(tmp_path / "e", checkpoint=bad))
 
 
 def test_resume_asks_for_a_checkpoint_of_the_same_settings(tmp_path):

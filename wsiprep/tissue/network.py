@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-__all__ = ["CLASSES", "MULTIPLE", "TissueNet", "load_network", "network_bytes"]
+__all__ = ["CLASSES", "MULTIPLE", "TissueNet", "load_network", "network_bytes", "read_network"]
 
 CLASSES: Final = ("tissue", "pen", "edge", "fold")
 WIDTHS: Final = (16, 24, 48, 96, 160)
@@ -123,7 +123,13 @@ def network_bytes(network: TissueNet, facts: Mapping[str, Any]) -> bytes:
 
 
 def load_network(path: Path) -> tuple[TissueNet, dict[str, Any]]:
-    """Read what `network_bytes` gave, ready to infer; and the words that it holds.
+    """`read_network`, ready to infer."""
+    network, words = read_network(path)
+    return network.fuse(), words
+
+
+def read_network(path: Path) -> tuple[TissueNet, dict[str, Any]]:
+    """Read what `network_bytes` gave, and the words that it holds.
 
     Raises:
         ValueError: the file is none of this network.
@@ -148,4 +154,4 @@ def load_network(path: Path) -> tuple[TissueNet, dict[str, Any]]:
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing or unknown:
         raise ValueError(f"tensors are missing or unknown: {[*missing, *unknown][:4]}")
-    return network.fuse(), words
+    return network, words

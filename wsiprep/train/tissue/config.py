@@ -23,7 +23,8 @@ class TissueTraining(Settings):
     model: Literal["net", "sam"] = "net"
     """net is the small network of the segmenter net, from scratch; sam tunes Segment Anything."""
     checkpoint: Path | None = None
-    """Weights of Segment Anything to be tuned."""
+    """Weights to begin with: of Segment Anything for sam; for net a network that was trained before
+    (without it, net begins from nothing)."""
     sam: Literal["vit_b", "vit_l", "vit_h"] = "vit_b"
     """Which network those weights are of."""
     lora_rank: int = Field(default=0, ge=0, le=256)

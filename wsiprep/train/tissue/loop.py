@@ -143,7 +143,7 @@ def train_tissue(cfg: TissueTraining, on_step: OnStep = lambda _: None) -> Train
             told, began = step, time.perf_counter()
     facts = {
         "wsiprep": __version__,
-        "settings": _what_decides(cfg),
+        "settings": _recorded(cfg),
         "textures": len(textures),
         "pairs": [p.name for p in pairs if p.split == "train"],
     }
@@ -163,13 +163,19 @@ def _student(cfg: TissueTraining) -> Student:
         return sam_student(cfg, device)
     from wsiprep.train.tissue.net import NetStudent
 
-    return NetStudent(device)
+    return NetStudent(device, cfg.checkpoint)
 
 
 def _what_decides(cfg: TissueTraining) -> dict[str, Any]:
     """Settings that the network depends on."""
     aside = {"output", "workers", "device", "resume", "validate_every"}
     return {k: v for k, v in cfg.canonical().items() if k not in aside}
+
+
+def _recorded(cfg: TissueTraining) -> dict[str, Any]:
+    """Settings as they are kept with the network: of files the names alone."""
+    given = {"data": cfg.data, "textures": cfg.textures, "checkpoint": cfg.checkpoint}
+    return {**_what_decides(cfg), **{k: path.name if path else None for k, path in given.items()}}
 
 
 def _batches(data: Thumbnails, cfg: TissueTraining, first: int) -> Iterator[list[Tensor]]:

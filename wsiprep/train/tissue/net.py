@@ -9,25 +9,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsiprep.core.errors import WeightsError
 from wsiprep.store.disk import write_whole
-from wsiprep.tissue.network import CLASSES, TissueNet, network_bytes
+from wsiprep.tissue.network import CLASSES, TissueNet, network_bytes, read_network
 from wsiprep.train.tissue.losses import masked_loss
 
 __all__ = ["NetStudent"]
 
 
 class NetStudent:
-    """`TissueNet` from scratch.
+    """`TissueNet`, from scratch or from where an earlier training ended.
 
     Args:
         device: Where it learns.
+        start: Network to begin with.
+
+    Raises:
+        WeightsError: it cannot be used.
     """
 
     classes = CLASSES
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, start: Path | None = None) -> None:
         self._device = device
-        self.module: nn.Module = TissueNet().to(device).to(memory_format=torch.channels_last)
+        network = TissueNet()
+        if start is not None:
+            try:
+                network = read_network(start)[0]
+            except (OSError, ValueError) as err:
+                raise WeightsError(
+                    f"network {start} cannot be used: {err}.", hint="Correct --checkpoint."
+                ) from err
+        self.module: nn.Module = network.to(device).to(memory_format=torch.channels_last)
 
     def loss(self, pixels: Tensor, label: Tensor, known: Tensor, step: int) -> Tensor:
         """See `Student.loss`."""
