@@ -130,7 +130,9 @@ def judge(
             note("recall", tissue & truth, truth)
             note("precision", tissue & truth, tissue)
         else:
-            values.setdefault("glass taken, %", []).append(100 * float(tissue.sum() / known.sum()))
+            values.setdefault("glass taken, %", []).append(
+                100 * float(tissue.sum() / max(1, known.sum()))
+            )
         if made.known_of("pen").any():
             ink = made.mask("pen")
             note("pen recall", found.pen & ink, ink)

@@ -12,14 +12,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from wsiprep.models.gradient_cache import Encoding, cached_backward
+from wsiprep.models.objectives.alike import false_negatives
 from wsiprep.models.objectives.caption import caption_loss
-from wsiprep.models.objectives.false_negatives import false_negatives
 from wsiprep.models.objectives.gather import gather_rows, row_offset
-from wsiprep.models.objectives.infonce import InfoNCE
+from wsiprep.models.objectives.infonce_loss import InfoNCE
 from wsiprep.models.objectives.region_pool import RegionPool
 from wsiprep.models.objectives.region_sigmoid import RegionSigmoid
-from wsiprep.models.objectives.siglip import SigLIP
-from wsiprep.models.objectives.soft_top_k import SoftTopK
+from wsiprep.models.objectives.siglip_loss import SigLIP
+from wsiprep.models.objectives.top_k import SoftTopK
 
 torch.set_num_threads(1)
 

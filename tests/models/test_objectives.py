@@ -10,17 +10,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsiprep.core.errors import ConfigError
+from wsiprep.models.objectives.alike import false_negatives, text_keys
 from wsiprep.models.objectives.caption import (
     caption_labels,
     caption_loss,
     caption_loss_of_hidden,
 )
-from wsiprep.models.objectives.combine import combine
-from wsiprep.models.objectives.false_negatives import false_negatives, text_keys
-from wsiprep.models.objectives.infonce import InfoNCE, infonce, smoothed_cross_entropy
+from wsiprep.models.objectives.combination import combine
+from wsiprep.models.objectives.infonce_loss import InfoNCE, infonce, smoothed_cross_entropy
 from wsiprep.models.objectives.matching import MatchingHead, hard_negatives, matching_loss
 from wsiprep.models.objectives.scale import LogScale, cosines
-from wsiprep.models.objectives.siglip import SigLIP, siglip
+from wsiprep.models.objectives.siglip_loss import SigLIP, siglip
 from wsiprep.models.text.tokenizer import train_words
 
 torch.set_num_threads(1)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wsiprep.models.objectives.false_negatives import text_keys
+from wsiprep.models.objectives.alike import text_keys
 from wsiprep.models.objectives.region_pool import RegionPool, pad_runs
 from wsiprep.models.objectives.region_sigmoid import RegionSigmoid
-from wsiprep.models.objectives.siglip import siglip
-from wsiprep.models.objectives.soft_top_k import SoftTopK, soft_top_k, straight_through_top_k
+from wsiprep.models.objectives.siglip_loss import siglip
+from wsiprep.models.objectives.top_k import SoftTopK, soft_top_k, straight_through_top_k
 
 torch.set_num_threads(1)
 

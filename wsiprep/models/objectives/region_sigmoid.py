@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsiprep.models.objectives.false_negatives import alike
+from wsiprep.models.objectives.alike import alike
 from wsiprep.models.objectives.gather import gather_rows, processes, row_offset, total
 from wsiprep.models.objectives.region_pool import RegionPool, pad_runs
 from wsiprep.models.objectives.scale import LogScale, unit

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from wsiprep.models.objectives.scale import cosines
-from wsiprep.models.objectives.siglip import SigLIP
+from wsiprep.models.objectives.siglip_loss import SigLIP
 
 __all__ = ["SoftTopK", "TopK", "soft_top_k", "straight_through_top_k"]
 
