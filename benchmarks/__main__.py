@@ -16,6 +16,7 @@ FILES = (
     "encode.py",
     "store_layout.py",
     "end_to_end.py",
+    "tissue.py",
 )
 
 

@@ -13,7 +13,16 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-FILES = ("tile_read", "stream", "thumbnail", "lattice", "encode", "store_layout", "end_to_end")
+FILES = (
+    "tile_read",
+    "stream",
+    "thumbnail",
+    "lattice",
+    "encode",
+    "store_layout",
+    "end_to_end",
+    "tissue",
+)
 
 
 @pytest.fixture
