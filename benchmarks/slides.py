@@ -101,6 +101,6 @@ def tissue_grid(path: Path, mpp: float) -> PatchGrid:
 
 def part(grid: PatchGrid, rows: Any) -> PatchGrid:
     """Some rows of a grid, as an index or a bool array."""
-    return replace(
-        grid, cell=grid.cell[rows], origin0_px=grid.origin0_px[rows], tissue=grid.tissue[rows]
-    )
+    keep = np.zeros(len(grid), np.bool_)
+    keep[rows] = True
+    return grid.only(keep)
