@@ -123,8 +123,9 @@ def judge(
             )  # fmt: skip
         tissue = tissue & clear & known
         truth &= known
-        if not known.any():
-            pass
+        least = TissueConfig().min_tissue_area * 1e6 / made.mpp**2
+        if not known.any() or 0 < truth.sum() < least:
+            pass  # less than `wsiprep segment` keeps: not a thumbnail with tissue, nor without
         elif truth.any():
             note("IoU", tissue & truth, tissue | truth)
             note("recall", tissue & truth, truth)

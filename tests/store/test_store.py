@@ -156,9 +156,9 @@ def test_stores_of_format_1_are_read(tmp_path, written):
     assert not back.pen.any()
     assert np.isnan(back.focus).all()
     assert len(old.features().rows().section) == len(grid)
-    ours["format"] = 3
+    ours["format"] = 4
     path.write_text(json.dumps(root))
-    with pytest.raises(StoreMismatchError, match="format 3; this version reads 1, 2"):
+    with pytest.raises(StoreMismatchError, match="format 4; this version reads 1, 2, 3"):
         FeatureStore(store.path)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
 from wsiprep.cli._flags import settings_command
 from wsiprep.cli._guard import guarded
+from wsiprep.train.language.config import TrainAlignConfig
 from wsiprep.train.tissue.config import TrainTissueConfig
 
 __all__ = ["app"]
@@ -38,4 +41,36 @@ def tissue(cfg: TrainTissueConfig) -> None:
     stdout().print(f"use it with   {done.use}", markup=False, highlight=False)
 
 
+@settings_command(TrainAlignConfig)
+def align(cfg: TrainAlignConfig) -> None:
+    """Train a model that puts slides and their captions into one space."""
+    from wsiprep.cli._console import stderr, stdout
+    from wsiprep.cli._steps import show_steps
+    from wsiprep.train.language.align import train_align
+    from wsiprep.train.language.rehearsal import rehearse_align
+
+    out = stdout()
+    if cfg.training.dry_run:
+        for name, value in rehearse_align(cfg.training).items():
+            out.print(f"{name:<26}{value}", markup=False, highlight=False)
+        return
+    with show_steps(stderr()) as on_step:
+        done = train_align(cfg.training, on_step)
+    _tell(done.checkpoint, done.scores)
+    out.print(
+        f"use it with   wsiprep classify | retrieve | ground --model {done.checkpoint.parent}",
+        markup=False, highlight=False,
+    )  # fmt: skip
+
+
+def _tell(checkpoint: Path, scores: dict[str, float]) -> None:
+    from wsiprep.cli._console import stdout
+
+    if scores:
+        said = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        stdout().print(f"validation    {said}", markup=False, highlight=False)
+    stdout().print(f"checkpoint    {checkpoint}", markup=False, highlight=False)
+
+
 app.command("tissue", epilog=EPILOG)(guarded(tissue))
+app.command("align", epilog=EPILOG)(guarded(align))

@@ -106,6 +106,8 @@ class SlideOut:
         tokens: float (M, d), what a language model is shown, bag after bag.
         token_starts: int64 (B + 1,), where the tokens of each bag begin.
         attention: float (T,), weight of each patch within its bag (they sum to 1), or None.
+        patch: float (T, d), one vector a patch of the batch, in the order of the bags, in the
+            space of the vectors of slides and regions; or None.
     """
 
     slide: Tensor
@@ -113,6 +115,7 @@ class SlideOut:
     tokens: Tensor
     token_starts: Tensor
     attention: Tensor | None = None
+    patch: Tensor | None = None
 
 
 def pack(bags: Sequence[Bag]) -> PackedBags:

@@ -7,9 +7,11 @@ __getattr__, __all__ = lazy_names(
     {
         "FeatureArray": "read",
         "FeatureStore": "read",
+        "HeatMap": "read",
         "SlideStore": "write",
         "claim_store": "claim",
         "find_store": "claim",
+        "hold_store": "claim",
         "verify_output": "verify",
     },
 )

@@ -13,10 +13,10 @@ from wsiprep.core.errors import StoreCorruptError, StoreError, StoreMismatchErro
 from wsiprep.core.types import SlideInfo
 from wsiprep.store.disk import lock, output_errors, publish_folder, remove_tree
 from wsiprep.store.manifest import Manifest
-from wsiprep.store.schema import GRIDS, LOCKS_FOLDER, WORK_FOLDER
+from wsiprep.store.schema import GRIDS, LOCKS_FOLDER, MAPS, WORK_FOLDER
 from wsiprep.store.write import SlideStore, fresh_folder, write_group
 
-__all__ = ["claim_store", "find_store", "store_path"]
+__all__ = ["claim_store", "find_store", "hold_store", "store_path"]
 
 
 def store_path(out: Path, slide_id: str) -> Path:
@@ -97,6 +97,29 @@ def claim_store(
             return
 
 
+@contextmanager
+def hold_store(path: Path) -> Iterator[SlideStore]:
+    """Hold a store that is there, to add what is made from its own content; needs no slide.
+
+    Args:
+        path: `<slide>.zarr`, of whatever name.
+
+    Raises:
+        StoreCorruptError, StoreMismatchError: it cannot be read.
+        StoreBusyError: another process is writing this slide.
+        OutputError: it cannot be written.
+    """
+    path = path.absolute()
+    slide = Manifest.read(path).slide
+    with lock(path.parent / WORK_FOLDER / LOCKS_FOLDER / path.stem, slide.id):
+        _keep_groups(path)
+        store = SlideStore(path.parent, path.stem, Manifest.read(path))
+        try:
+            yield store
+        finally:
+            store.sweep()
+
+
 def _unreadable(path: Path) -> StoreCorruptError | None:
     """Why the root of a store is damaged, or None."""
     try:
@@ -162,6 +185,7 @@ def _make_root(out: Path, path: Path, info: SlideInfo) -> None:
 
 def _keep_groups(path: Path) -> None:
     """Restore the `zarr.json` of groups that hold parts, where one was lost."""
-    for folder in [path / GRIDS, *(path / GRIDS).glob("*/features")]:
+    grids = path / GRIDS
+    for folder in [grids, *grids.glob("*/features"), *grids.glob(f"*/features/*/{MAPS}")]:
         if folder.is_dir() and not (folder / "zarr.json").is_file():
             write_group(folder, {})

@@ -1,6 +1,7 @@
 """The root attributes of a store: whose it is, and which parts of it are finished.
 
-A part (`tissue`, `grids/<grid>`, `grids/<grid>/features/<encoder>`) is finished when the root's
+A part (`tissue`, `grids/<grid>`, `grids/<grid>/features/<encoder>`, and below that
+`maps/<name>`) is finished when the root's
 `zarr.json` lists it, with its key and the length and sha256 of each of its files. The entry is
 written after the part's folder is in place, by replacing `zarr.json` whole: the marker is last.
 """
@@ -15,10 +16,10 @@ from wsiprep.core.errors import StoreCorruptError, StoreMismatchError
 from wsiprep.core.types import SlideInfo
 from wsiprep.store.disk import write_whole
 from wsiprep.store.schema import (
-    FORMAT,
     NAMESPACE,
     READABLE,
     check_paths,
+    format_of,
     info_from_json,
     info_to_json,
 )
@@ -105,7 +106,7 @@ class Manifest:
             "node_type": "group",
             "attributes": {
                 NAMESPACE: {
-                    "format": FORMAT,
+                    "format": format_of(self.units),
                     "slide": info_to_json(self.slide),
                     "versions": self.versions,
                     "units": {

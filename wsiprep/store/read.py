@@ -16,6 +16,7 @@ from wsiprep.core.errors import MissingStageError, StoreCorruptError
 from wsiprep.core.types import PatchGrid, SlideInfo, TissueMask
 from wsiprep.store.manifest import Manifest
 from wsiprep.store.schema import (
+    MAPS,
     NAMESPACE,
     SHARD_CELLS,
     TISSUE,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["FeatureArray", "FeatureRows", "FeatureStore", "FeatureWindow"]
+__all__ = ["FeatureArray", "FeatureRows", "FeatureStore", "FeatureWindow", "HeatMap"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,21 @@ class FeatureWindow:
         return torch.from_numpy(self.vectors), torch.from_numpy(self.valid)
 
 
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """How well each cell fits each of some texts, as a model says.
+
+    Attributes:
+        texts: P texts.
+        scores: float32 (P, rows, cols), raw; NaN where there is no vector.
+        attributes: Which model, and how; see docs/store.md.
+    """
+
+    texts: tuple[str, ...]
+    scores: NDArray[np.float32]
+    attributes: dict[str, Any]
+
+
 class FeatureStore:
     """A slide's store, open for reading.
 
@@ -125,7 +141,8 @@ class FeatureStore:
     def encoders(self, grid: str | None = None) -> list[str]:
         """Names of the encoders whose features of a grid are finished."""
         prefix = f"{grid_unit(self._grid_name(grid))}/features/"
-        return [u.removeprefix(prefix) for u in self._manifest.units if u.startswith(prefix)]
+        below = [u.removeprefix(prefix) for u in self._manifest.units if u.startswith(prefix)]
+        return [name for name in below if "/" not in name]
 
     def attributes(self, unit: str) -> dict[str, Any]:
         """Attributes of a finished part, e.g. `tissue` or `grids/<grid>/features/<encoder>`.
@@ -197,9 +214,45 @@ class FeatureStore:
             StoreCorruptError: files of them are missing.
         """
         grid = self._grid_name(grid)
+        unit = f"{grid_unit(grid)}/features/{self._encoder_name(encoder, grid)}"
+        return FeatureArray(self.attributes(unit), self._group(unit), self.grid(grid), self.path)
+
+    def heat_maps(self, encoder: str | None = None, grid: str | None = None) -> list[str]:
+        """Names of the heat maps made from features; each may be left out where there is one."""
+        grid = self._grid_name(grid)
+        prefix = f"{grid_unit(grid)}/features/{self._encoder_name(encoder, grid)}/{MAPS}/"
+        return [u.removeprefix(prefix) for u in self._manifest.units if u.startswith(prefix)]
+
+    def heat_map(
+        self, name: str | None = None, encoder: str | None = None, grid: str | None = None
+    ) -> HeatMap:
+        """What `wsiprep ground` said of each cell; each may be left out where there is only one.
+
+        Raises:
+            MissingStageError: there is none; the message lists those there are.
+            StoreCorruptError: files of it are missing or damaged.
+        """
+        grid = self._grid_name(grid)
+        encoder = self._encoder_name(encoder, grid)
+        known = self.heat_maps(encoder, grid)
+        if name is None:
+            name = self._only(known, "heat map", f"`wsiprep ground {self.path} …`")
+        if safe_name(name) not in known:
+            raise MissingStageError(
+                f"there is no heat map '{name}'.",
+                slide=self.slide.id,
+                stage="store",
+                hint=f"There are: {', '.join(known) or 'none'}.",
+            )
+        unit = f"{grid_unit(grid)}/features/{encoder}/{MAPS}/{safe_name(name)}"
+        values = self.attributes(unit)
+        scores = _load(self._group(unit), "scores", self.path)
+        return HeatMap(tuple(values["texts"]), scores, values)
+
+    def _encoder_name(self, encoder: str | None, grid: str) -> str:
         known = self.encoders(grid)
         if encoder is None:
-            encoder = self._only(known, "features", f"`wsiprep embed {self.slide.uri} …`")
+            return self._only(known, "features", f"`wsiprep embed {self.slide.uri} …`")
         name = safe_name(encoder)
         if name not in known:
             raise MissingStageError(
@@ -208,8 +261,7 @@ class FeatureStore:
                 stage="store",
                 hint=f"There are: {', '.join(known) or 'none'}.",
             )
-        unit = f"{grid_unit(grid)}/features/{name}"
-        return FeatureArray(self.attributes(unit), self._group(unit), self.grid(grid), self.path)
+        return name
 
     def _grid_name(self, name: str | None) -> str:
         if name is None:

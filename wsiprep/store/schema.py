@@ -14,6 +14,7 @@ __all__ = [
     "FORMAT",
     "GRIDS",
     "LOCKS_FOLDER",
+    "MAPS",
     "NAMESPACE",
     "READABLE",
     "SHARD_CELLS",
@@ -21,7 +22,9 @@ __all__ = [
     "WORK_FOLDER",
     "check_paths",
     "features_unit",
+    "format_of",
     "grid_unit",
+    "heat_map_unit",
     "info_from_json",
     "info_to_json",
     "plan_from_json",
@@ -32,16 +35,21 @@ __all__ = [
 FORMAT = 2
 """Number of the on-disk format that is written; a reader refuses numbers it does not know."""
 
-READABLE = frozenset({1, 2})
+FORMAT_WITH_MAPS = 3
+"""Number of a store that holds heat maps, which readers of format 2 do not know. Without any it is
+written as `FORMAT`, so that these still read it."""
+
+READABLE = frozenset({1, 2, 3})
 """Formats that are read. 2 adds `edge`, `fold` and `section` of the tissue, and `section`, `pen`,
 `edge`, `fold` and `focus` of a grid; a part written before has none of them, and reads as if it
-had one section and nothing of the rest."""
+had one section and nothing of the rest. 3 adds heat maps."""
 
 NAMESPACE = "wsiprep"
 """Key of our attributes in every group."""
 
 TISSUE = "tissue"
 GRIDS = "grids"
+MAPS = "maps"
 LOCKS_FOLDER = ".locks"
 """Folder for locks inside the work folder."""
 
@@ -52,7 +60,7 @@ SHARD_CELLS = 128
 """Cells along each side of a shard (a file): 42 MB at 1280 float16 features, if all is tissue."""
 
 
-_UNIT = re.compile(r"tissue|grids/[\w.\-]+(/features/[\w.\-]+)?")
+_UNIT = re.compile(r"tissue|grids/[\w.\-]+(/features/[\w.\-]+(/maps/[\w.\-]+)?)?")
 
 
 def check_paths(unit: str, files: Iterable[str]) -> None:
@@ -83,6 +91,16 @@ def grid_unit(grid: str) -> str:
 def features_unit(grid: str, encoder: str) -> str:
     """Path of an encoder's features inside a store."""
     return f"{GRIDS}/{grid}/features/{safe_name(encoder)}"
+
+
+def heat_map_unit(grid: str, encoder: str, name: str) -> str:
+    """Path of a heat map, which is made from an encoder's features, inside a store."""
+    return f"{features_unit(grid, encoder)}/{MAPS}/{safe_name(name)}"
+
+
+def format_of(units: Iterable[str]) -> int:
+    """Number of the format of a store with these parts: the lowest that has them all."""
+    return FORMAT_WITH_MAPS if any(f"/{MAPS}/" in unit for unit in units) else FORMAT
 
 
 def info_to_json(info: SlideInfo) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from shlex import quote
 from wsiprep.core.errors import StoreError
 from wsiprep.store.disk import files_digest
 from wsiprep.store.manifest import Manifest, Unit
-from wsiprep.store.schema import GRIDS, TISSUE, WORK_FOLDER
+from wsiprep.store.schema import GRIDS, MAPS, TISSUE, WORK_FOLDER
 
 __all__ = ["Finding", "VerifyReport", "verify_output"]
 
@@ -74,14 +74,21 @@ def verify_output(out: Path) -> VerifyReport:
 
 def _check_unit(manifest: Manifest, name: str, unit: Unit) -> list[Finding]:
     slide = manifest.slide.id
-    command = {0: "segment", 1: "coords"}.get(name.count("/"), "embed")
-    remedy = (
-        f"`wsiprep {command} {quote(manifest.slide.uri)} -o {quote(str(manifest.path.parent))} "
-        "--overwrite` with the settings it was made with "
+    command = {0: "segment", 1: "coords", 3: "embed"}.get(name.count("/"), "ground")
+    settings = (
+        "with the settings it was made with "
         f"(`wsiprep inspect {quote(str(manifest.path))}` shows them)"
     )
+    remedy = (
+        f"`wsiprep {command} {quote(manifest.slide.uri)} -o {quote(str(manifest.path.parent))} "
+        f"--overwrite` {settings}"
+    )
+    if command == "ground":
+        remedy = f"`wsiprep ground {quote(str(manifest.path))}` {settings}"
     found: list[Finding] = []
-    actual = files_digest(manifest.path / name, skip=("features",) if command == "coords" else ())
+    # What stands on a part lies in its folder, and is a part of its own.
+    below = {"coords": ("features",), "embed": (MAPS,)}.get(command, ())
+    actual = files_digest(manifest.path / name, skip=below)
     for relative, expected in unit.files.items():
         if relative not in actual:
             found.append(Finding(slide, name, f"{relative} is missing", remedy))
@@ -103,6 +110,7 @@ def _check_strays(manifest: Manifest) -> list[Finding]:
     there = [manifest.path / TISSUE]
     there += list((manifest.path / GRIDS).glob("*/"))
     there += list((manifest.path / GRIDS).glob("*/features/*/"))
+    there += list((manifest.path / GRIDS).glob(f"*/features/*/{MAPS}/*/"))
     found = [
         Finding(
             manifest.slide.id,
@@ -114,6 +122,7 @@ def _check_strays(manifest: Manifest) -> list[Finding]:
         if path.is_dir() and path.relative_to(manifest.path).as_posix() not in manifest.units
     ]
     groups = [manifest.path / GRIDS, *(manifest.path / GRIDS).glob("*/features/")]
+    groups += list((manifest.path / GRIDS).glob(f"*/features/*/{MAPS}/"))
     found += [
         Finding(
             manifest.slide.id,
@@ -143,4 +152,4 @@ def _check_work(work: Path) -> list[Finding]:
 def _parent(unit: str) -> str:
     if unit == TISSUE:
         return ""
-    return TISSUE if unit.count("/") == 1 else "/".join(unit.split("/")[:2])
+    return TISSUE if unit.count("/") == 1 else "/".join(unit.split("/")[:-2])

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 from zarr.storage import LocalStore
 
+from wsiprep.core.errors import MissingStageError
 from wsiprep.core.types import CHUNK_CELLS, EncoderSpec, PatchGrid, SlideInfo, TissueMask
 from wsiprep.store.disk import (
     files_digest,
@@ -28,12 +30,14 @@ from wsiprep.store.disk import (
 from wsiprep.store.journal import Journal
 from wsiprep.store.manifest import Manifest, Unit
 from wsiprep.store.schema import (
+    MAPS,
     NAMESPACE,
     SHARD_CELLS,
     TISSUE,
     WORK_FOLDER,
     features_unit,
     grid_unit,
+    heat_map_unit,
     plan_to_json,
     safe_name,
 )
@@ -232,6 +236,64 @@ class SlideStore:
         self._publish(unit, key, parent)
         journal.close()
         self.discard_journal(journal)
+
+    def put_heat_map(
+        self,
+        grid_name: str,
+        encoder: str,
+        name: str,
+        grid: PatchGrid,
+        rows: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        key: str,
+        attributes: dict[str, Any],
+    ) -> None:
+        """Publish what a model said of each patch, as dense grids (texts, rows, cols).
+
+        It is made from an encoder's features and goes when these are made anew.
+
+        Args:
+            grid_name: Name of the grid.
+            encoder: Name of the encoder.
+            name: Name of the heat map.
+            grid: The patches.
+            rows: int64 (M,), the patches that have scores.
+            scores: float32 (P, M), finite, a row for each text.
+            key: Its identity.
+            attributes: What it is: `texts` (P of them), and who said it, as plain JSON types.
+
+        Raises:
+            MissingStageError: there are no such features.
+            OutputError: it cannot be written.
+        """
+        parent = features_unit(grid_name, encoder)
+        if parent not in self.manifest.units:
+            raise MissingStageError(f"'{parent}' is not there.", slide=self.name, stage="store")
+        if scores.shape != (len(attributes["texts"]), len(rows)) or not np.isfinite(scores).all():
+            raise ValueError(f"scores {scores.shape} must be finite, a row a text, a column a patch")
+        unit = heat_map_unit(grid_name, encoder, name)
+        parent_key = self.manifest.units[parent].key
+        values = {**attributes, "key": key, "parent": parent_key}
+        cell = grid.cell[rows]
+        with self._building(unit, values) as group:
+            array = group.create_array(
+                "scores",
+                shape=(len(scores), *grid.shape),
+                chunks=(1, *(min(SHARD_CELLS, max(1, n)) for n in grid.shape)),
+                dtype=np.float32,
+                compressors=[ZstdCodec(level=3, checksum=True)],
+                fill_value=float("nan"),
+                dimension_names=("text", "row", "col"),
+                config={"write_empty_chunks": False},
+            )
+            for number, row in enumerate(scores):
+                dense = np.full(grid.shape, np.nan, np.float32)
+                dense[cell[:, 0], cell[:, 1]] = row
+                array[number] = dense
+        maps = self.path / parent / MAPS
+        if not (maps / "zarr.json").is_file():
+            write_group(maps, {})
+        self._publish(unit, key, parent_key)
 
     def discard_journal(self, journal: Journal) -> None:
         """Delete a journal."""

@@ -10,7 +10,7 @@ from wsiprep.synth.canvas import Canvas
 from wsiprep.synth.rings import Ring, RingKind, grow_ring
 from wsiprep.synth.texture import F32
 
-__all__ = ["place_rings"]
+__all__ = ["footprint", "place_rings"]
 
 _GAP_UM = 9.0
 
@@ -53,7 +53,7 @@ def place_rings(
                 continue
             centre = (float(xs[i]), float(ys[i]))
             ring = grow_ring(c.rng, kind, centre, min(float(radii[i]), largest))
-            spot = _footprint(c, ring, _GAP_UM)
+            spot = footprint(c, ring, _GAP_UM)
             if spot is None:
                 continue
             window, shape = spot
@@ -61,12 +61,12 @@ def place_rings(
                 continue
             taken[window] |= shape
             rings.append(ring)
-            if kind == "gland" and (bare := _footprint(c, ring, 0.0)) is not None:
+            if kind == "gland" and (bare := footprint(c, ring, 0.0)) is not None:
                 glands[bare[0]] |= bare[1]
     return tuple(rings), glands > 0
 
 
-def _footprint(
+def footprint(
     c: Canvas, ring: Ring, margin_um: float
 ) -> tuple[tuple[slice, slice], NDArray[np.uint8]] | None:
     """Cells under a ring grown by a margin, or None where that leaves the slide."""

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from wsiprep.core.types import Box, Size
 from wsiprep.synth.artefacts import Ink
+from wsiprep.synth.blocks import BLOCK_PX, from_blocks
 from wsiprep.synth.layout import Layout, plan_layout
 from wsiprep.synth.paint import Painter
 from wsiprep.synth.stain import HE
 
 __all__ = ["SyntheticSlide"]
 
-_BLOCK_PX = 1024
 _BLOCKS_KEPT = 16
 
 
@@ -56,20 +56,7 @@ class SyntheticSlide:
         Returns:
             uint8 (box.height, box.width, 3), RGB.
         """
-        out = np.full((box.height, box.width, 3), 255, np.uint8)
-        left, top = max(0, box.x), max(0, box.y)
-        right = min(self.size.width, box.x + box.width)
-        bottom = min(self.size.height, box.y + box.height)
-        for row in range(top // _BLOCK_PX, -(-bottom // _BLOCK_PX) if bottom > top else 0):
-            for col in range(left // _BLOCK_PX, -(-right // _BLOCK_PX) if right > left else 0):
-                bx, by = col * _BLOCK_PX, row * _BLOCK_PX
-                x0, y0 = max(left, bx), max(top, by)
-                x1, y1 = min(right, bx + _BLOCK_PX), min(bottom, by + _BLOCK_PX)
-                block = _block(self, col, row)
-                out[y0 - box.y : y1 - box.y, x0 - box.x : x1 - box.x] = block[
-                    y0 - by : y1 - by, x0 - bx : x1 - bx
-                ]
-        return out
+        return from_blocks(box, self.size, lambda col, row: _block(self, col, row))
 
     def truth(self, mpp: float = 8.0) -> NDArray[np.uint8]:
         """What is where, known because it was put there.
@@ -107,6 +94,6 @@ def _painter(slide: SyntheticSlide) -> Painter:
 
 @lru_cache(maxsize=_BLOCKS_KEPT)
 def _block(slide: SyntheticSlide, col: int, row: int) -> NDArray[np.uint8]:
-    block = _painter(slide).block(col * _BLOCK_PX, row * _BLOCK_PX, _BLOCK_PX)
+    block = _painter(slide).block(col * BLOCK_PX, row * BLOCK_PX, BLOCK_PX)
     block.flags.writeable = False
     return block

@@ -43,6 +43,8 @@ class SlideEncoderContract:
     its very cell."""
     has_regions: ClassVar[bool] = True
     """Whether it encodes regions."""
+    has_patches: ClassVar[bool] = False
+    """Whether it makes a vector of every patch."""
     empty_tokens: ClassVar[int] = 0
     """Tokens of a bag without patches."""
     without_gradient: ClassVar[tuple[str, ...]] = ()
@@ -93,6 +95,10 @@ class SlideEncoderContract:
         if out.region is not None:
             assert out.region.shape == (len(bags.region_bag), dim)
             assert torch.isfinite(out.region).all()
+        assert (out.patch is not None) == self.has_patches
+        if out.patch is not None:
+            assert out.patch.shape == (len(bags.features), dim)
+            assert torch.isfinite(out.patch).all()
         assert torch.isfinite(out.slide).all()
         assert torch.isfinite(out.tokens).all()
 
@@ -120,9 +126,29 @@ class SlideEncoderContract:
             assert self.close(alone.tokens, out.tokens[first:last])
             if out.region is not None:
                 assert self.close(alone.region, out.region[bags.region_bag == number])
+            first, last = bags.starts[number : number + 2].tolist()
             if out.attention is not None:
-                first, last = bags.starts[number : number + 2].tolist()
                 assert self.close(alone.attention, out.attention[first:last])
+            if out.patch is not None:
+                assert self.close(alone.patch, out.patch[first:last])
+
+    def test_vectors_of_patches_are_in_place(self, encoder: nn.Module) -> None:
+        """The vector of a patch feels that patch more than any other, and no other bag."""
+        bags = type(self).pack([self.made(encoder, 70, 1), self.made(encoder, 90, 2)])
+        bags = replace(bags, features=bags.features.requires_grad_())
+        found = encoder.eval()(bags).patch
+        if found is None:
+            pytest.skip("it makes no vectors of patches")
+        torch.manual_seed(3)
+        push = torch.randn(found.shape[1], 8)
+        for row in (0, 33, 69, 70, 101, 159):
+            felt = torch.zeros(len(bags.features))
+            for one in (found[row] @ push).unbind():
+                (pull,) = torch.autograd.grad(one, bags.features, retain_graph=True)
+                felt += pull.square().sum(1)
+            assert int(felt.argmax()) == row
+            first, last = (0, 70) if row < 70 else (70, 160)
+            assert felt[:first].sum() + felt[last:].sum() == 0
 
     def test_no_patches(self, encoder: nn.Module) -> None:
         """A bag without patches gives a vector, the same each time, and no region."""
@@ -132,6 +158,7 @@ class SlideEncoderContract:
         assert out.region is None or len(out.region) == 0
         assert (out.token_starts[1:] - out.token_starts[:-1]).tolist() == [self.empty_tokens] * 2
         assert out.attention is None or len(out.attention) == 0
+        assert out.patch is None or len(out.patch) == 0
 
     def test_nan_stays_in_its_bag(self, encoder: nn.Module) -> None:
         """A bag full of NaN spoils itself and no other; nor do its gradients reach them."""
@@ -147,8 +174,10 @@ class SlideEncoderContract:
         assert self.close(out.tokens[first:last], clean.tokens)
         if out.region is not None:
             assert self.close(out.region[bags.region_bag == 1], clean.region)
-        out.slide[1].square().sum().backward()
         a, b = bags.starts[1:3].tolist()
+        if out.patch is not None:
+            assert self.close(out.patch[a:b], clean.patch)
+        out.slide[1].square().sum().backward()
         assert torch.isfinite(bags.features.grad[a:b]).all()
 
     def test_unused_memory_does_not_matter(self, encoder: nn.Module) -> None:
@@ -161,14 +190,16 @@ class SlideEncoderContract:
         out, other = encoder.eval()(bags), encoder(replace(bags, features=view))
         assert self.close(other.slide, out.slide)
         assert self.close(other.tokens, out.tokens)
+        if out.patch is not None:
+            assert self.close(other.patch, out.patch)
 
     def test_gradients_reach_everything(self, encoder: nn.Module) -> None:
-        """Slides, regions and tokens together move every parameter, and every patch."""
+        """Slides, regions, patches and tokens together move every parameter, and every patch."""
         torch.manual_seed(3)
         bags = type(self).pack([self.made(encoder, 70, 1), self.made(encoder, 9, 2)])
         bags = replace(bags, features=bags.features.requires_grad_())
         out = encoder.train()(bags)
-        parts = [x for x in (out.slide, out.region, out.tokens) if x is not None]
+        parts = [x for x in (out.slide, out.region, out.patch, out.tokens) if x is not None]
         sum((x * torch.randn_like(x)).sum() for x in parts).backward()
         for name, parameter in encoder.named_parameters():
             assert parameter.grad is not None, name

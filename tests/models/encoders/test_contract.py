@@ -63,12 +63,14 @@ class TestQFormerWithoutRegions(_Contract):
 
 class TestPerceiver(_Contract):
     name = "perceiver"
+    has_patches = True
     settings: ClassVar[dict] = {"dim": 16, "latents": 5, "heads": 4}
     empty_tokens = 4
 
 
 class TestPerceiverTokensOfBoth(_Contract):
     name = "perceiver"
+    has_patches = True
     settings: ClassVar[dict] = {"dim": 16, "latents": 5, "heads": 4, "layers": 2, "tokens": "both"}
     empty_tokens = 4
 
@@ -97,6 +99,7 @@ LONGNET = {
 
 class TestLongNet(_Contract):
     name = "longnet"
+    has_patches = True
     settings = LONGNET
     feels = "cells"
     without_gradient = ("attention.key.bias",)
@@ -104,24 +107,28 @@ class TestLongNet(_Contract):
 
 class TestLongNetReference(_Contract):
     name = "longnet"
+    has_patches = True
     settings = LONGNET | {"pad_mode": "reference", "tokens": None}
     feels = "cells"
 
 
 class TestAlibi(_Contract):
     name = "alibi_vit"
+    has_patches = True
     settings: ClassVar[dict] = {"dim": 24, "layers": 2, "heads": 6, "hidden": 32}
     feels = "cells"
 
 
 class TestGatedAttention(_Contract):
     name = "gated_attention"
+    has_patches = True
     settings: ClassVar[dict] = {"dim": 16, "gate": 8, "heads": 2}
     empty_tokens = 1
 
 
 class TestIdentity(_Contract):
     name = "identity"
+    has_patches = True
 
     def test_gradients_reach_everything(self, encoder):
         assert list(encoder.parameters()) == []

@@ -210,6 +210,5 @@ class AlibiViTEncoder(nn.Module):
         tokens, token_starts = patches, bags.starts
         if self.cfg.tokens == "slide":
             tokens, token_starts = slide, torch.arange(count + 1, device=device)
-        return SlideOut(
-            slide, segment_mean(patches, bags.region_starts), tokens, token_starts, attention
-        )
+        region = segment_mean(patches, bags.region_starts)
+        return SlideOut(slide, region, tokens, token_starts, attention, patches)

@@ -59,7 +59,11 @@ class GatedAttentionEncoder(nn.Module):
         self.head = nn.Linear(cfg.dim * cfg.heads, cfg.dim)
 
     def forward(self, bags: PackedBags) -> SlideOut:
-        """Pooled vectors; `attention` is the mean over heads, without gradient."""
+        """Pooled vectors; `attention` is the mean over heads, without gradient.
+
+        `patch` is what a bag of that patch alone is; with one head, a slide is the mean of its
+        patches' vectors, weighted by `attention`.
+        """
         check_width(bags, self.input_dim)
         x = self.adapter(bags.features)
         scores = by_chunks(self._scores, x)
@@ -68,7 +72,8 @@ class GatedAttentionEncoder(nn.Module):
         tokens, starts, _ = lead(slide, region, bags.region_bag)
         if self.cfg.tokens == "patches":
             tokens, starts = x, bags.starts
-        return SlideOut(slide, region, tokens, starts, weights.detach().mean(1))
+        patch = by_chunks(lambda part: self.head(part.repeat(1, self.cfg.heads)), x)
+        return SlideOut(slide, region, tokens, starts, weights.detach().mean(1), patch)
 
     def _scores(self, x: Tensor) -> Tensor:
         shape = (self.cfg.heads, self.cfg.gate)

@@ -33,7 +33,7 @@ class IdentityEncoder(nn.Module):
         self.input_dim = self.dim = input_dim
 
     def forward(self, bags: PackedBags) -> SlideOut:
-        """Means, and the patches in the store's order; all patches of a bag weigh the same."""
+        """Means, and the patches as they are; all patches of a bag weigh the same."""
         check_width(bags, self.input_dim)
         x = bags.features
         return SlideOut(
@@ -42,4 +42,5 @@ class IdentityEncoder(nn.Module):
             tokens=x,
             token_starts=bags.starts,
             attention=(1.0 / bags.lengths.float())[bags.bag],
+            patch=x,
         )

@@ -30,7 +30,7 @@ from wsiprep.models.attention import FeedForward
 from wsiprep.models.bags import PackedBags, SlideOut
 from wsiprep.models.encoders._dilated import DilatedAttention, Dilation, PadMode
 from wsiprep.models.encoders._parts import StochasticDepth, check_width, raster_order
-from wsiprep.models.ragged import recomputed, segment_mean
+from wsiprep.models.ragged import by_chunks, recomputed, segment_mean
 
 __all__ = ["Config", "LongNetEncoder", "create", "sine_cosine"]
 
@@ -142,7 +142,10 @@ class LongNetEncoder(nn.Module):
                         linear.weight.mul_(gain)
 
     def forward(self, bags: PackedBags) -> SlideOut:
-        """Vectors of slides and regions, and tokens in the order of reading; no attention."""
+        """Vectors, and tokens in the order of reading; no attention.
+
+        `patch` is what a region of that patch alone is.
+        """
         check_width(bags, self.input_dim)
         order = raster_order(bags)
         x = self.adapter(bags.features)
@@ -177,6 +180,7 @@ class LongNetEncoder(nn.Module):
             region=self.pool_norm(segment_mean(back, bags.region_starts)),
             tokens=tokens,
             token_starts=token_starts,
+            patch=by_chunks(self.pool_norm, back),
         )
 
     def _tokens(self, patches: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:

@@ -130,7 +130,7 @@ class PerceiverEncoder(nn.Module):
         """Vectors, and tokens as set.
 
         `attention` is how the first latent, the slide, reads the patches in the last layer: the
-        mean over heads, without gradient.
+        mean over heads, without gradient. `patch` is what the decoder makes, if there is one.
         """
         check_width(bags, self.input_dim)
         count, device = self.cfg.latents, bags.features.device
@@ -156,7 +156,7 @@ class PerceiverEncoder(nn.Module):
             patches = self.patch_head(x)
             region = segment_mean(patches, bags.region_starts)
         tokens, starts = self._tokens(z, patches, bags)
-        return SlideOut(slide, region, tokens, starts, share)
+        return SlideOut(slide, region, tokens, starts, share, patches)
 
     def _tokens(self, z: Tensor, patches: Tensor | None, bags: PackedBags) -> tuple[Tensor, Tensor]:
         count = self.cfg.latents - 1

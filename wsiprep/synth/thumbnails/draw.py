@@ -28,10 +28,12 @@ TISSUE, PEN, EDGE, FOLD = (1 << k for k in range(len(CLASSES)))
 PEN_DENSITY = 0.12
 """Ink of less optical density than this in every colour is a stain, not a stroke."""
 HALF_TISSUE = (0.25, 0.75)
-"""Where tissue covers between these shares of a pixel, nobody asks whether it is tissue."""
+"""Where tissue covers between these shares of what a pixel sees, nobody asks whether it is tissue."""
+APERTURE_PX = 0.7
+"""Standard deviation of what a pixel sees at least: its own area, resampling, JPEG."""
 USUAL, DARKEST = 0.3, 1.1
 """Optical density of tissue, on average in its strongest colour; and the most that there is."""
-INVISIBLE, SIGHT_PX = 0.025, 3.0
+INVISIBLE, SIGHT_PX = 0.02, 3.0
 """Tissue of less density than this round about cannot be told from glass, nor is asked for."""
 OPAQUE_COVER = 0.25
 """Where ink covers more than this, whether tissue lies under it is not asked for."""
@@ -54,9 +56,11 @@ def draw_scene(
     covered = as_float(np.minimum(inside, -hole))
     half = scene.softness_px / 2
     cover = smoothstep(-half, half, covered)
-    label = np.where(covered > 0, np.uint8(TISSUE), np.uint8(0))
+    blur_px = float(rng.uniform(0.3, 1.1)) if rng.random() < 0.6 else 0.0
+    part = cv2.GaussianBlur(cover, (0, 0), max(blur_px, APERTURE_PX))
+    label = np.where(part > 0.5, np.uint8(TISSUE), np.uint8(0))
     known = np.full(shape, 0xFF, np.uint8)
-    known[(cover > HALF_TISSUE[0]) & (cover < HALF_TISSUE[1])] &= ~np.uint8(TISSUE)
+    known[(part > HALF_TISSUE[0]) & (part < HALF_TISSUE[1])] &= ~np.uint8(TISSUE)
 
     density = _stained(_tissue_density(rng, scene, shape, real), cover, scene.strength)
     density *= cover[..., None]
@@ -73,7 +77,7 @@ def draw_scene(
         label[strongest(ink) > PEN_DENSITY] |= PEN
         known[over > OPAQUE_COVER] &= ~np.uint8(TISSUE | FOLD | EDGE)
     light = transmit(_glass(rng, shape), as_float(density))
-    pixels = _camera(rng, scene, light, label, known)
+    pixels = _camera(rng, scene, light, blur_px, label, known)
     return Thumbnail(pixels, label, known, scene.mpp)
 
 
@@ -83,6 +87,8 @@ def _tissue_density(rng: Rng, scene: Scene, shape: Shape, real: Sequence[NDArray
     nuclear, counter = amounts(rng, scene, shape, stain.amount)
     vectors = []
     for dye in (stain.nuclear, stain.counter):
+        if stain.any_colour:
+            dye = np.array(dye) * rng.uniform(0.05, 1, 3) ** rng.uniform(0.3, 1.5)
         varied = np.array(dye) * np.exp(rng.normal(0, 0.10, 3))
         vectors.append(varied.mean() + (varied - varied.mean()) * scene.colourfulness)
     first, second = (tuple(float(x) for x in np.clip(v, 0.01, None)) for v in vectors)
@@ -139,7 +145,7 @@ def _lay_marks(rng: Rng, scene: Scene, shape: Shape, density: F32, label: NDArra
         specks, there = marks.dust(rng, shape, scene.dust)
         density = as_float(density + specks)
         label[there > 0.5] |= EDGE
-    if rng.random() < 0.25:
+    if rng.random() < 0.15:
         density = as_float(density + marks.smear(rng, shape)[..., None])
     return density
 
@@ -163,16 +169,17 @@ def _glass(rng: Rng, shape: Shape) -> F32:
 
 
 def _camera(
-    rng: Rng, scene: Scene, light: F32, label: NDArray[np.uint8], known: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
+    rng: Rng, scene: Scene, light: F32, blur_px: float,
+    label: NDArray[np.uint8], known: NDArray[np.uint8],
+) -> NDArray[np.uint8]:  # fmt: skip
     """White balance, blur, noise, frame and JPEG."""
     light = light * np.exp(rng.normal(0, 0.02, 3)).astype(np.float32)
     if rng.random() < 0.1:  # a cast
         light = light * np.exp(rng.normal(0, 0.08, 3)).astype(np.float32)
     gamma = np.float32(np.exp(rng.normal(0, 0.08)))
     light = np.float32(255) * (np.clip(light, 0, 255) / np.float32(255)) ** gamma
-    if rng.random() < 0.6:
-        light = as_float(cv2.GaussianBlur(light, (0, 0), float(rng.uniform(0.3, 1.1))))
+    if blur_px:
+        light = as_float(cv2.GaussianBlur(light, (0, 0), blur_px))
     noise = float(rng.uniform(0.2, 2.2))
     light = light + np.float32(noise) * np.stack([grains(rng, light.shape[:2]) for _ in "rgb"], -1)
     if rng.random() < 0.08:  # background that a scanner has painted white

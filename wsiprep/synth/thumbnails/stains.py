@@ -23,12 +23,14 @@ class Stain:
         counter: The same of the dye of the rest.
         amount: Usual amounts of the two, as areas seen from far.
         odds: How often it is drawn, against the others.
+        any_colour: Each slide has two dyes of its own; those said here only bound their depth.
     """
 
     nuclear: RGB
     counter: RGB
     amount: tuple[float, float]
     odds: float = 1.0
+    any_colour: bool = False
 
 
 _HAEM: Final = (0.62, 0.71, 0.33)
@@ -57,8 +59,9 @@ STAINS: Final[dict[str, Stain]] = {
     "prussian": Stain((0.84, 0.46, 0.18), (0.10, 0.62, 0.40), (0.07, 0.20)),
     "movat": Stain((0.58, 0.44, 0.52), (0.14, 0.52, 0.80), (0.28, 0.24)),
     "fuchsin": Stain((0.74, 0.50, 0.16), (0.12, 0.90, 0.30), (0.12, 0.24)),
+    "any": Stain((0.9, 0.9, 0.9), (0.9, 0.9, 0.9), (0.26, 0.20), 8, any_colour=True),
 }
-"""Every stain by name."""
+"""Every stain by name. `any` is of no laboratory: it teaches that colour alone decides nothing."""
 
 HELD_OUT: Final = ("he-brownish", "ihc-red", "masson-green", "toluidine", "silver", "prussian")
 """Stains that the shipped network has not seen; `benchmarks/tissue.py` reports on them."""

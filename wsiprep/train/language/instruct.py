@@ -1,0 +1,325 @@
+"""`wsiprep train caption` and `train instruct`: a language model learns to speak of slides.
+
+`caption` learns captions, and mostly the projector alone; `instruct` learns conversations. They
+are one training on different samples with different parts learning, as the recipe says. The loss is
+the mean over all labelled tokens of a step, whatever the micro-batch and the number of processes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from wsiprep.core.errors import ManifestError
+from wsiprep.core.report import OnStep
+from wsiprep.encoders.load import resolve_device
+from wsiprep.metrics.vqa import choose_by_likelihood
+from wsiprep.models.assistant import Assistant, AssistantOut
+from wsiprep.models.assistant_parts import AssistantParts, make_assistant, with_llm
+from wsiprep.models.bags import Bag, pack
+from wsiprep.models.language.choices import option_texts
+from wsiprep.models.language.templates import Turn
+from wsiprep.models.sampling import generator_for
+from wsiprep.models.text.tokenizer import Tokenizer, train_bpe
+from wsiprep.train.language.assistant_checkpoint import Start, read_start, save_assistant
+from wsiprep.train.language.cases import Batch, Cases, batches, steps_of
+from wsiprep.train.language.conversations import conversations_of, question_of, texts_of
+from wsiprep.train.language.instruct_config import AssistantRecipe, AssistantTraining, Command
+from wsiprep.train.language.loop import Rate, RunPlan, Trained, train
+from wsiprep.train.language.manifest import Sample, data_sha256, read_manifest
+from wsiprep.train.language.processes import Processes, join_processes
+from wsiprep.train.language.recipe import load_recipe, section
+from wsiprep.train.language.rehearsal import rehearsed, sizes
+from wsiprep.train.language.splits import check_apart
+
+__all__ = ["InstructLearner", "prepare_assistant", "rehearse_assistant", "train_assistant"]
+
+VALIDATE_AT_ONCE: Final = 8
+DRAWN: Final = "samples of validation"
+
+
+class InstructLearner:
+    """See `loop.Learner`.
+
+    Args:
+        model: What learns.
+        parts: What it is made of.
+        recipe: How.
+        cases: Samples to learn from.
+        val: Samples to validate on.
+        processes: All of them.
+        command: Which of the two.
+        name: Of the recipe.
+    """
+
+    unit = "slides"
+    main_score = "token_probability"
+
+    def __init__(
+        self,
+        model: Assistant,
+        parts: AssistantParts,
+        recipe: AssistantRecipe,
+        cases: Cases,
+        val: Cases | None,
+        processes: Processes,
+        *,
+        command: Command,
+        name: str,
+    ) -> None:
+        self.model, self.parts, self.recipe = model, parts, recipe
+        self.cases, self.val, self.processes = cases, val, processes
+        self.command, self.name = command, name
+        how = recipe.optimisation
+        if not how.slide_rate:
+            model.slides.requires_grad_(requires_grad=False)
+        if not how.text_rate:
+            for weight in model.language.parameters():
+                weight.requires_grad_(requires_grad=False)
+
+    @property
+    def module(self) -> nn.Module:
+        """The assistant."""
+        return self.model
+
+    def rates(self) -> list[Rate]:
+        """Slide encoder and language model with rates of their own, and the projector."""
+        how = self.recipe.optimisation
+        factors = {"slides": how.slide_rate, "language": how.text_rate, "projector": 1.0}
+        parts: dict[str, dict[str, nn.Parameter]] = {name: {} for name in factors}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                parts[name.split(".", 1)[0]][name] = parameter
+        return [Rate(parts[name], factor) for name, factor in factors.items()]
+
+    def backward(self, batch: Batch) -> dict[str, Tensor]:
+        """Gradients of a step, and its loss."""
+        device = self.processes.device
+        micro = self.recipe.optimisation.micro_batch or len(batch.bags)
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        tokens = torch.zeros((), dtype=torch.float64, device=device)
+        for first in range(0, len(batch.bags), micro):
+            rows = slice(first, first + micro)
+            out = self._out(batch.samples[rows], batch.bags[rows])
+            torch.autograd.backward(out.loss * out.tokens)
+            total += out.loss.detach().double() * out.tokens
+            tokens += out.tokens
+        # Gradients so far are of sums. The mean of processes, which comes next, must be that over
+        # the tokens of all of them.
+        share = 1 / self.processes.mean(tokens).clamp(min=1)
+        learned = [p for rate in self.rates() for p in rate.parameters.values()]
+        for parameter in learned:
+            if parameter.grad is not None:
+                parameter.grad.mul_(share.to(parameter.grad.dtype))
+        self.processes.average_gradients(learned)
+        return {"loss": (total * share).float()}
+
+    def validate(self) -> dict[str, float]:
+        """How likely the held-out tokens are, and which options are right by likelihood.
+
+        `token_probability` is the geometric mean of the tokens' probabilities.
+        """
+        if self.val is None:
+            return {}
+        nats, tokens = 0.0, 0
+        right: list[bool] = []
+        for first in range(0, len(self.val), VALIDATE_AT_ONCE):
+            rows = range(first, min(first + VALIDATE_AT_ONCE, len(self.val)))
+            samples = [self.val.samples[row] for row in rows]
+            bags = [self.val.bag(row, 0) for row in rows]
+            out = self._out(samples, bags)
+            nats += float(out.loss) * int(out.tokens)
+            tokens += int(out.tokens)
+            right += self._right(samples, bags) if self.command == "instruct" else []
+        scores = {"token_probability": math.exp(-nats / max(tokens, 1))}
+        return {**scores, "accuracy": sum(right) / len(right)} if right else scores
+
+    def save(self, folder: Path) -> None:
+        """The assistant, and what it was trained on and with."""
+        recipe = self.recipe.model_copy(update={"model": self.parts})
+        save_assistant(
+            folder, self.model, self.parts,
+            features=self.cases.fingerprint, sampling=self.recipe.sampling,
+            recipe={"name": self.name, "command": self.command, **recipe.canonical()},
+        )  # fmt: skip
+
+    def conversations(self, sample: Sample) -> list[list[Turn]]:
+        """What is learned from a sample."""
+        return conversations_of(sample, self.command, self.model.cfg, captions=self.recipe.captions)
+
+    def _out(self, samples: Sequence[Sample], bags: Sequence[Bag]) -> AssistantOut:
+        talks: list[list[Turn]] = []
+        of: list[int] = []
+        for number, one in enumerate(samples):
+            found = self.conversations(one)
+            talks += found
+            of += [number] * len(found)
+        packed = pack(bags).to(self.processes.device, torch.float32)
+        names = [samples[number].id for number in of]
+        with self.processes.autocast():
+            out: AssistantOut = self.model(packed, talks, of=of, names=names)
+        return out
+
+    def _right(self, samples: Sequence[Sample], bags: Sequence[Bag]) -> list[bool]:
+        cfg, found = self.model.cfg, []
+        for one, bag in zip(samples, bags, strict=True):
+            if not (one.choices and one.answer):
+                continue
+            with self.processes.autocast():
+                shown = self.model.look(pack([bag]).to(self.processes.device, torch.float32))[0]
+                scores = self.model.score(
+                    shown, question_of(one, cfg), option_texts(one.choices, cfg.choices),
+                    name=one.id,
+                )  # fmt: skip
+            best = choose_by_likelihood(scores.total.tolist(), scores.tokens.tolist()).normalised
+            found.append(one.choices[best] == one.answer)
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A training that could begin."""
+
+    learner: InstructLearner
+    cases: Cases
+    recipe: AssistantRecipe
+    plan: RunPlan
+    processes: Processes
+
+
+def prepare_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
+    """Everything but the training: samples are read, stores checked, the model is made.
+
+    Raises:
+        WsiprepError: a sample, store, recipe, language model or folder that cannot be used.
+    """
+    named = load_recipe(cfg.recipe)
+    recipe = section(named, command, AssistantRecipe, cfg.set)
+    start = read_start(cfg.start) if cfg.start is not None else None
+    parts = with_llm(recipe.model, cfg.llm)
+    parts = start.parts(parts) if start is not None else parts
+    learn, val = _samples(cfg, command, recipe)
+    processes = join_processes(resolve_device(cfg.device), cfg.precision)
+    how: dict[str, Any] = {
+        "seed": cfg.seed, "grid": cfg.features_grid, "encoder": cfg.features_encoder
+    }  # fmt: skip
+    expect = start.features if start is not None else None
+    cases = Cases(learn, cfg.stores, recipe.sampling, expect=expect, **how)
+    held = Cases(val, cfg.stores, recipe.sampling, expect=cases.fingerprint, **how) if val else None
+    tokenizer = _tokenizer(parts, start, learn, command, recipe)
+    torch.manual_seed(cfg.seed)
+    model = make_assistant(parts, cases.fingerprint.dim, tokenizer, seed=cfg.seed)
+    if start is not None:
+        start.fill(model)
+    model.to(processes.device)
+    processes.share([model])
+    learner = InstructLearner(
+        model, parts, recipe, cases, held, processes, command=command, name=named.name
+    )
+    decides = {
+        "command": command, "recipe": recipe.canonical(), "parts": parts.canonical(),
+        "language": model.language.fingerprint(), "seed": cfg.seed, "data": data_sha256(learn),
+        "start": str(start.folder.resolve()) if start is not None else None,
+        "precision": cfg.precision, "features": cases.fingerprint.canonical(),
+        "world": processes.world,
+    }  # fmt: skip
+    plan = RunPlan(cfg.output, cfg.seed, cfg.validate_every, cfg.resume, decides, cfg.tensorboard)
+    return Prepared(learner, cases, recipe, plan, processes)
+
+
+def train_assistant(
+    cfg: AssistantTraining, command: Command, on_step: OnStep = lambda _: None
+) -> Trained:
+    """Train an assistant.
+
+    Raises:
+        WsiprepError: see `prepare_assistant` and `loop.train`.
+    """
+    made = prepare_assistant(cfg, command)
+    return train(
+        made.learner, made.cases, made.recipe.optimisation, made.plan, made.processes, on_step
+    )
+
+
+def rehearse_assistant(cfg: AssistantTraining, command: Command) -> dict[str, str]:
+    """Facts of `--dry-run`, in words, by name; nothing is written.
+
+    Raises:
+        WsiprepError: as the training itself.
+    """
+    made = prepare_assistant(cfg, command)
+    learner, how = made.learner, made.recipe.optimisation
+    batch = next(iter(batches(made.cases, how.batch_size, 1, 1)))
+    size = min(how.batch_size, len(made.cases))
+    with torch.no_grad():
+        out = learner._out(batch.samples, batch.bags)
+    language = learner.model.language.fingerprint()
+    features = made.cases.fingerprint
+    facts = {
+        "recipe": f"{learner.name} ({command})",
+        "language model": str(language.get("model", language["kind"])),
+        "what learns": ", ".join(
+            f"{part} {sum(p.numel() for p in weights):,}"
+            for part, weights in learner.model.learning().items()
+        ),
+        "samples": f"{len(made.cases):,} to learn from, "
+        f"{len(learner.val) if learner.val else 0:,} to validate on",
+        "features": f"{features.encoder}, {features.dim} wide, {features.mpp:.4g} µm/px",
+        "steps": f"{how.steps or steps_of(len(made.cases), size, how.epochs):,} of {size} slides",
+        "patches of a step": f"{sum(len(bag) for bag in batch.bags):,}",
+        "tokens of a step": f"{out.read:,}, of which {int(out.tokens):,} are learned",
+    }
+    return {**facts, **sizes(learner.model), **rehearsed(learner, batch)}
+
+
+def _samples(
+    cfg: AssistantTraining, command: Command, recipe: AssistantRecipe
+) -> tuple[list[Sample], list[Sample]]:
+    """Samples to learn from and to validate on: those that say something of the kind."""
+
+    def says(sample: Sample) -> bool:
+        how = recipe.model.assistant
+        return bool(conversations_of(sample, command, how, captions=recipe.captions))
+
+    samples = read_manifest(cfg.data)
+    learn = [one for one in samples if one.split in ("", "train") and says(one)]
+    if not learn:
+        what = "a caption" if command == "caption" else "a conversation, an answer or a caption"
+        raise ManifestError(
+            f"{cfg.data} has no sample to learn from: none of split train has {what}.",
+            hint="`wsiprep convert --split patient` divides samples.",
+        )
+    if cfg.val is not None:
+        val = [one for one in read_manifest(cfg.val) if one.split in ("", "val") and says(one)]
+    else:
+        check_apart(samples)
+        val = [one for one in samples if one.split == "val" and says(one)]
+    if len(val) > recipe.validate_most:
+        drawn = torch.randperm(len(val), generator=generator_for(cfg.seed, 0, DRAWN))
+        val = [val[row] for row in sorted(drawn[: recipe.validate_most].tolist())]
+    return learn, val
+
+
+def _tokenizer(
+    parts: AssistantParts,
+    start: Start | None,
+    learn: Sequence[Sample],
+    command: Command,
+    recipe: AssistantRecipe,
+) -> Tokenizer | None:
+    """Of the tiny language model: the one it has, or one made of what is learned."""
+    if parts.language.kind != "tiny":
+        return None
+    if start is not None and start.tokenizer is not None:
+        return start.tokenizer
+    cfg = parts.assistant
+    talks = [
+        talk for one in learn for talk in conversations_of(one, command, cfg, captions=True)
+    ]  # fmt: skip
+    return train_bpe(texts_of(talks, cfg), vocab_size=parts.language.vocabulary)

@@ -1,0 +1,351 @@
+"""The loop that trains every part of the slide-language system.
+
+A step: the samples of a batch, gradients, their mean over processes, one step of AdamW. What is
+learnt, from which loss, is a `Learner`'s business; order, schedule, log, checkpoints and resume are
+the loop's. A run that was stopped goes on from its last state, and on a CPU ends with the weights
+that it would have had undisturbed, to the bit.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from wsiprep.core.config import digest
+from wsiprep.core.errors import ConfigError, OutputError
+from wsiprep.core.report import OnStep, TrainStep
+from wsiprep.store.disk import check_writable, output_errors, write_whole
+from wsiprep.train.language.cases import Batch, Cases, batches, steps_of
+from wsiprep.train.language.checkpoint import Checkpoints
+from wsiprep.train.language.processes import Processes
+from wsiprep.train.language.recipe import Optimisation
+
+__all__ = ["Learner", "Rate", "RunPlan", "Trained", "learning_rate", "train"]
+
+LOG, STATE = "log.csv", "state.pt"
+SMOOTHING = 0.9
+"""Share of the loss that was shown before, in the one shown."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rate:
+    """Parameters and how fast they learn.
+
+    Attributes:
+        parameters: By name.
+        factor: Times the learning rate.
+    """
+
+    parameters: Mapping[str, nn.Parameter]
+    factor: float = 1.0
+
+
+class Learner(Protocol):
+    """What is learnt, and from what."""
+
+    unit: str
+    """What a sample is, for progress."""
+    main_score: str
+    """Name of the score by which the best checkpoint is known; higher is better."""
+
+    @property
+    def module(self) -> nn.Module:
+        """All that may learn; its state is what is resumed."""
+        ...
+
+    def rates(self) -> list[Rate]:
+        """Parameters that learn, each in one of them."""
+        ...
+
+    def backward(self, batch: Batch) -> dict[str, Tensor]:
+        """Add the gradient of a step, mean over processes, to `.grad`.
+
+        Returns:
+            `loss`, and what it is made of, for the log: of this process, detached.
+        """
+        ...
+
+    def validate(self) -> dict[str, float]:
+        """Scores on samples not trained on, by name; empty without such samples."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Fill the folder of a checkpoint."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """Where a run goes and how it is watched.
+
+    Attributes:
+        output: Folder.
+        seed: Of everything.
+        validate_every: Steps between validations; a checkpoint is written with each.
+        resume: Go on from the state in the folder.
+        decides: Plain JSON of all that the weights depend on, for `resume`.
+        tensorboard: Write events for TensorBoard besides the CSV.
+    """
+
+    output: Path
+    seed: int
+    validate_every: int
+    resume: bool = False
+    decides: Mapping[str, Any] = field(default_factory=dict)
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a run left.
+
+    Attributes:
+        checkpoint: Folder of the best, or of the last where none was validated.
+        steps: Steps taken.
+        scores: Of the last validation.
+    """
+
+    checkpoint: Path
+    steps: int
+    scores: dict[str, float]
+
+
+def train(
+    learner: Learner,
+    cases: Cases,
+    optimisation: Optimisation,
+    plan: RunPlan,
+    processes: Processes,
+    on_step: OnStep = lambda _: None,
+) -> Trained:
+    """Run it to its end.
+
+    Raises:
+        ConfigError: `resume` without a state or with other settings; the loss is not finite;
+            nothing learns.
+        OutputError: the output folder cannot be written, or the state not be read.
+    """
+    steps = optimisation.steps or steps_of(
+        len(cases), min(optimisation.batch_size, len(cases)), optimisation.epochs
+    )
+    optimiser = _optimiser(learner.rates(), optimisation)
+    learned = [p for group in optimiser.param_groups for p in group["params"]]
+    run = _Run(learner, optimiser, plan, processes, digest({**plan.decides, "steps": steps}))
+    first = run.begin()
+    told, began = first, time.perf_counter()
+    smooth: float | None = None
+    scores: dict[str, float] = {}
+    for batch in batches(
+        cases, optimisation.batch_size, first + 1, steps,
+        rank=processes.rank, world=processes.world,
+    ):  # fmt: skip
+        rate = learning_rate(optimisation, batch.step, steps)
+        for group in optimiser.param_groups:
+            group["lr"] = rate * group["factor"]
+        learner.module.train()
+        optimiser.zero_grad(set_to_none=True)
+        losses = {k: float(processes.mean(v)) for k, v in learner.backward(batch).items()}
+        if not math.isfinite(losses["loss"]):
+            raise ConfigError(
+                f"the loss is {losses['loss']} at step {batch.step}.",
+                hint="Lower optimisation.learning_rate, or set precision to fp32.",
+            )
+        norm = torch.nn.utils.clip_grad_norm_(learned, optimisation.clip)
+        optimiser.step()
+        smooth = (
+            losses["loss"] if smooth is None
+            else SMOOTHING * smooth + (1 - SMOOTHING) * losses["loss"]
+        )  # fmt: skip
+        validate = batch.step % plan.validate_every == 0 or batch.step == steps
+        if validate:
+            learner.module.eval()
+            with torch.no_grad():
+                scores = learner.validate()
+        now = time.perf_counter()
+        speed = (batch.step - told) * len(batch.samples) * processes.world / max(now - began, 1e-9)
+        run.note(batch, losses, rate, float(norm), scores if validate else {})
+        if validate:
+            run.keep(batch.step, scores)
+        on_step(TrainStep(
+            batch.step, steps, smooth, rate, speed, learner.unit, scores if validate else None
+        ))  # fmt: skip
+        if validate:
+            told, began = batch.step, time.perf_counter()
+    return run.end(steps, scores)
+
+
+def learning_rate(cfg: Optimisation, step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine to `final_rate`; by steps, from 1."""
+    warm = round(cfg.warmup * steps if cfg.warmup < 1 else cfg.warmup)
+    warm = min(warm, steps - 1)
+    if step <= warm:
+        return cfg.learning_rate * step / max(1, warm)
+    done = (step - warm) / max(1, steps - warm)
+    low = min(cfg.final_rate, cfg.learning_rate)
+    return low + (cfg.learning_rate - low) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _optimiser(rates: list[Rate], cfg: Optimisation) -> torch.optim.Optimizer:
+    groups: list[dict[str, Any]] = []
+    for rate in rates:
+        if not rate.factor:
+            continue
+        for decays in (True, False):
+            some = [p for n, p in rate.parameters.items() if _decays(n, p) is decays]
+            if some:
+                decay = cfg.weight_decay if decays else 0.0
+                groups.append({"params": some, "weight_decay": decay, "factor": rate.factor})
+    if not groups:
+        raise ConfigError("nothing is left to learn: all rates are 0.")
+    return torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=(0.9, 0.98))
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    """Matrices decay; biases, norms, scales, queries, latents and embeddings do not."""
+    last = name.rsplit(".", 2)
+    words = {"queries", "latents", "token", "position", "word", "embedding", "embeddings"}
+    return parameter.ndim > 1 and not words & set(last)
+
+
+class _Run:
+    """Log, state and checkpoints; only the main process writes, but for its random numbers."""
+
+    def __init__(
+        self, learner: Learner, optimiser: torch.optim.Optimizer, plan: RunPlan,
+        processes: Processes, key: str,
+    ) -> None:  # fmt: skip
+        self.learner, self.optimiser, self.plan = learner, optimiser, plan
+        self.processes, self.key = processes, key
+        self.checkpoints = Checkpoints(plan.output)
+        self.rows: list[dict[str, Any]] = []
+        self.best = -math.inf
+        self._events = _events(plan) if processes.main else None
+
+    def begin(self) -> int:
+        """Steps that were taken before."""
+        torch.manual_seed(self.plan.seed * 1_000_003 + self.processes.rank)
+        if self.processes.main:
+            check_writable(self.plan.output)
+            with output_errors(self.plan.output):
+                self.plan.output.mkdir(parents=True, exist_ok=True)
+        self.processes.wait()
+        return self._resume() if self.plan.resume else 0
+
+    def note(
+        self, batch: Batch, losses: dict[str, float], rate: float, norm: float,
+        scores: dict[str, float],
+    ) -> None:  # fmt: skip
+        """Put a step into the log."""
+        row = {"step": batch.step, "epoch": batch.epoch, **losses, "learning_rate": rate,
+               "gradient_norm": norm, **{f"val/{k}": v for k, v in scores.items()}}  # fmt: skip
+        self.rows.append(row)
+        if self._events is not None:
+            for name, value in row.items():
+                if name not in ("step", "epoch"):
+                    self._events.add_scalar(name, value, batch.step)
+
+    def keep(self, step: int, scores: dict[str, float]) -> None:
+        """Write checkpoint, log and state."""
+        score = scores.get(self.learner.main_score, -math.inf)
+        better = score > self.best
+        self.best = max(self.best, score)
+        if self.processes.main:
+            self.checkpoints.add(step, self.learner.save, best=better)
+            write_whole(self.plan.output / LOG, _table(self.rows))
+        self._save_state(step)
+        self.processes.wait()
+
+    def end(self, steps: int, scores: dict[str, float]) -> Trained:
+        """What is left."""
+        if self._events is not None:
+            self._events.close()
+        names = self.checkpoints.names()
+        name = names.get("best") or names["last"]
+        return Trained(self.plan.output / name, steps, scores)
+
+    def _state_path(self) -> Path:
+        rank = self.processes.rank
+        return self.plan.output / (STATE if rank == 0 else f"state-{rank}.pt")
+
+    def _save_state(self, step: int) -> None:
+        state: dict[str, Any] = {"step": step, "random": torch.get_rng_state()}
+        if self.processes.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.processes.device)
+        if self.processes.main:
+            state |= {
+                "key": self.key, "best": self.best, "rows": self.rows,
+                "module": dict(_moving(self.learner.module)),
+                "optimiser": self.optimiser.state_dict(),
+            }  # fmt: skip
+        data = io.BytesIO()
+        torch.save(state, data)
+        write_whole(self._state_path(), data.getvalue())
+
+    def _resume(self) -> int:
+        main = _read_state(self.plan.output / STATE)
+        own = main if self.processes.main else _read_state(self._state_path())
+        if main["key"] != self.key:
+            raise ConfigError(
+                f"{self.plan.output / STATE} was made with other settings or samples.",
+                hint="Pass the same, or another --output.",
+            )
+        with torch.no_grad():
+            for name, tensor in _moving(self.learner.module):
+                tensor.copy_(main["module"][name])
+        self.optimiser.load_state_dict(main["optimiser"])
+        torch.set_rng_state(own["random"])
+        if "cuda" in own:
+            torch.cuda.set_rng_state(own["cuda"], self.processes.device)
+        self.rows, self.best = list(main["rows"]), float(main["best"])
+        return int(main["step"])
+
+
+def _moving(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What training changes: parameters that learn, and buffers."""
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            yield name, parameter.detach()
+    yield from module.named_buffers()
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"there is no {path} to go on from.", hint="Drop --resume.")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError) as err:
+        raise OutputError(f"{path} cannot be read: {err}.") from err
+    return state
+
+
+def _table(rows: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = csv.DictWriter(text, names, lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        table.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    return text.getvalue().encode()
+
+
+def _events(plan: RunPlan) -> Any:
+    if not plan.tensorboard:
+        return None
+    from wsiprep.core.errors import PluginUnavailableError
+
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as err:
+        raise PluginUnavailableError(
+            "TensorBoard is not installed.", hint="pip install tensorboard, or drop --tensorboard."
+        ) from err
+    return SummaryWriter(str(plan.output / "events"))

@@ -1,0 +1,111 @@
+"""One process or many: what a training knows of the others.
+
+`torchrun` and `accelerate launch` start processes with the same environment; they are joined here.
+Without them there is one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from wsiprep.core.errors import ConfigError
+
+__all__ = ["Precision", "Processes", "join_processes"]
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process among all.
+
+    Attributes:
+        rank: Its number.
+        world: How many there are.
+        device: Where it computes.
+        precision: Of what autocast may round.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+    precision: Precision = "fp32"
+
+    @property
+    def main(self) -> bool:
+        """Whether it is the one that writes."""
+        return self.rank == 0
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Within it matrix products are of the precision asked for."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def share(self, modules: Iterable[nn.Module]) -> None:
+        """Give all the weights and buffers of the first."""
+        if self.world > 1:
+            for module in modules:
+                for tensor in (*module.parameters(), *module.buffers()):
+                    dist.broadcast(tensor.detach(), 0)
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Put the mean over processes into every `.grad`; one that a process lacks counts as 0.
+
+        All at once, after the last backward pass: gradient caching goes backward several times,
+        and gradients need to be exchanged only once.
+        """
+        if self.world == 1:
+            return
+        learned = [p for p in parameters if p.requires_grad]
+        for dtype in {p.dtype for p in learned}:
+            of_kind = [p for p in learned if p.dtype == dtype]
+            flat = torch.cat([
+                (torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in of_kind
+            ])  # fmt: skip
+            dist.all_reduce(flat)
+            flat /= self.world
+            for p, mean in zip(of_kind, flat.split([p.numel() for p in of_kind]), strict=True):
+                p.grad = mean.view_as(p).clone()
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Mean over processes of a scalar."""
+        if self.world == 1:
+            return value
+        value = value.detach().clone()
+        dist.all_reduce(value)
+        return value / self.world
+
+
+def join_processes(device: torch.device, precision: Precision = "fp32") -> Processes:
+    """Join the others, where this process was started with them.
+
+    Raises:
+        ConfigError: the environment says there are others, but not how to reach them.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Processes(0, 1, device, precision)
+    if not dist.is_initialized():
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(device)
+        try:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        except (ValueError, RuntimeError) as err:
+            raise ConfigError(
+                f"the {world} processes of this training cannot be joined: {err}.",
+                hint="Start them with torchrun or accelerate launch.",
+            ) from err
+    return Processes(dist.get_rank(), dist.get_world_size(), device, precision)
