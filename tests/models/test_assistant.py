@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import nn
@@ -79,7 +77,7 @@ def exchange(question: str, said: str) -> list[Turn]:
 
 
 @pytest.fixture(scope="module")
-def trained() -> Iterator[Assistant]:
+def trained() -> Assistant:
     """An assistant that has learned 16 questions on 8 slides, from nothing."""
     model = assistant()
     bags = pack([slide_of(number) for number in range(SLIDES)])
@@ -95,7 +93,7 @@ def trained() -> Iterator[Assistant]:
         model(bags, talks, of=of).loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
-    yield model.eval()
+    return model.eval()
 
 
 def _facts(question: int, column: int) -> list[tuple[str, str]]:
@@ -114,9 +112,7 @@ def test_it_learns_sixteen_questions(trained: Assistant, column: int) -> None:
 
 
 @pytest.mark.parametrize("column", [0, 1])
-def test_answers_follow_the_slide_when_slides_are_swapped(
-    trained: Assistant, column: int
-) -> None:
+def test_answers_follow_the_slide_when_slides_are_swapped(trained: Assistant, column: int) -> None:
     swapped = [(number + 3) % SLIDES for number in range(SLIDES)]
     mirrored = list(reversed(swapped))
     for order in (swapped, mirrored):
@@ -252,7 +248,7 @@ def test_a_case_of_several_slides_has_one_place() -> None:
     twice = [exchange("<image> and <image>?", "colon")]
     for max_tokens in (200, None):
         strict = assistant(AssistantConfig(max_tokens=max_tokens))
-        with pytest.raises(ManifestError, match="case7.*2 places"):
+        with pytest.raises(ManifestError, match=r"case7.*2 places"):
             strict(pack([two]), twice, names=["case7"])
 
 
@@ -264,7 +260,7 @@ def test_long_conversations() -> None:
     assert out.dropped > 50
     assert out.read <= 200
     strict = assistant(AssistantConfig(max_tokens=200, overflow="error"))
-    with pytest.raises(ManifestError, match="case7.*200 are allowed"):
+    with pytest.raises(ManifestError, match=r"case7.*200 are allowed"):
         strict(pack([slide_of(0)]), [talk], names=["case7"])
 
 
@@ -297,7 +293,7 @@ def test_templates() -> None:
 
 def test_widths_must_fit() -> None:
     language = TinyLanguageModel(TinyConfig(width=32, heads=4, layers=1), TOKENIZER)
-    with pytest.raises(ConfigError, match="width 48.*takes 32"):
+    with pytest.raises(ConfigError, match=r"width 48.*takes 32"):
         Assistant(
             IdentityEncoder(WIDTH),
             Projector(ProjectorConfig(), WIDTH, 48),

@@ -93,8 +93,8 @@ def test_it_goes_with_the_features(tmp_path):
         with claim_store(tmp_path, info) as store:
             journal = store.journal("g", SPEC.name, key, len(grid), SPEC.dim, "float16")
             journal.append(0, values, np.ones(len(grid), bool))
-            store.put_features("g", grid, SPEC, journal, key, "grid-key",
-                               {"store_dtype": "float16", "on_bad_tile": "mask"}, "fake")  # fmt: skip
+            config = {"store_dtype": "float16", "on_bad_tile": "mask"}
+            store.put_features("g", grid, SPEC, journal, key, "grid-key", config, "fake")
 
     embed("key", vectors)  # the same to the byte: what stands on it stays
     assert FeatureStore(path).heat_maps() == ["cosine-1"]

@@ -9,6 +9,8 @@ import typer
 from wsiprep.cli._flags import settings_command
 from wsiprep.cli._guard import guarded
 from wsiprep.tasks.evaluate_config import EvaluateTissueConfig
+from wsiprep.tasks.evaluate_texts_config import EvaluateCaptionConfig, EvaluateVqaConfig
+from wsiprep.tasks.evaluate_language_config import EvaluateAlignConfig, EvaluateGroundConfig
 
 __all__ = ["app"]
 
@@ -43,7 +45,73 @@ def tissue(cfg: EvaluateTissueConfig) -> None:
     raise typer.Exit(done.exit_code)
 
 
+@settings_command(EvaluateVqaConfig)
+def vqa(cfg: EvaluateVqaConfig) -> None:
+    """Compare answers to questions about slides with the right ones."""
+    from wsiprep.cli._console import stderr
+    from wsiprep.cli._progress import show_progress
+    from wsiprep.tasks.evaluate_vqa import evaluate_vqa
+
+    with show_progress(stderr()) as on_event:
+        done = evaluate_vqa(cfg, on_event)
+    parts = [done.report[name] for name in ("closed", "open") if name in done.report]
+    _print_texts(done, parts, json_=cfg.report.json_)
+
+
+@settings_command(EvaluateCaptionConfig)
+def caption(cfg: EvaluateCaptionConfig) -> None:
+    """Compare captions of slides with those that people wrote."""
+    from wsiprep.cli._console import stderr
+    from wsiprep.cli._progress import show_progress
+    from wsiprep.tasks.evaluate_caption import evaluate_caption
+
+    with show_progress(stderr()) as on_event:
+        done = evaluate_caption(cfg, on_event)
+    _print_texts(done, [done.report], json_=cfg.report.json_)
+
+
 app.command("tissue", epilog=EPILOG)(guarded(tissue))
+app.command("vqa", epilog=EPILOG)(guarded(vqa))
+app.command("caption", epilog=EPILOG)(guarded(caption))
+
+
+def _print_texts(done: Any, parts: list[dict[str, Any]], *, json_: bool) -> None:
+    from wsiprep.cli._console import print_json, stderr, stdout
+    from wsiprep.metrics.report import as_lines
+
+    if json_:
+        print_json(done.report)
+    for part in () if json_ else parts:
+        for line in as_lines(part):
+            stdout().print(line, markup=False, highlight=False)
+    console = stderr() if json_ else stdout()
+    for what, path in done.files.items():
+        console.print(f"{what:9} {path}", markup=False, highlight=False)
+
+
+@settings_command(EvaluateAlignConfig)
+def align(cfg: EvaluateAlignConfig) -> None:
+    """Retrieval and zero-shot classes of an aligned model, beside chance and a blind model."""
+    from wsiprep.cli._evaluated import run_evaluation
+    from wsiprep.tasks.evaluate_align import evaluate_align
+
+    names = ("retrieval", "zero_shot", "class_retrieval")
+    run_evaluation(evaluate_align, cfg, lambda r: [("", r[name]) for name in names if name in r])
+
+
+app.command("align", epilog=EPILOG)(guarded(align))
+
+
+@settings_command(EvaluateGroundConfig)
+def ground(cfg: EvaluateGroundConfig) -> None:
+    """Heat maps of texts against outlines of what they name."""
+    from wsiprep.cli._evaluated import run_evaluation
+    from wsiprep.tasks.evaluate_ground import evaluate_ground
+
+    run_evaluation(evaluate_ground, cfg, lambda r: r["methods"].items())
+
+
+app.command("ground", epilog=EPILOG)(guarded(ground))
 
 
 def _print(report: dict[str, Any], output: str) -> None:

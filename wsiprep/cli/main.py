@@ -11,14 +11,19 @@ import typer
 
 from wsiprep import __version__
 from wsiprep.cli import (
+    ask,
+    caption,
+    classify,
     convert,
     coords,
     demo,
     doctor,
     embed,
     evaluate,
+    ground,
     inspect,
     models,
+    retrieve,
     run,
     segment,
     train,
@@ -59,7 +64,22 @@ def _options(
     pass
 
 
-for module in (run, segment, coords, embed, inspect, verify, models, doctor, demo):
+for module in (
+    run,
+    segment,
+    coords,
+    embed,
+    inspect,
+    verify,
+    models,
+    doctor,
+    demo,
+    classify,
+    retrieve,
+    ground,
+    ask,
+    caption,
+):
     name = module.__name__.rpartition(".")[2]
     app.command(name, epilog=EPILOG)(guarded(module.command))
 app.add_typer(train.app)

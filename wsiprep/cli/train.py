@@ -8,6 +8,7 @@ import typer
 
 from wsiprep.cli._flags import settings_command
 from wsiprep.cli._guard import guarded
+from wsiprep.train.language.assistant_config import Command, TrainAssistantConfig
 from wsiprep.train.language.config import TrainAlignConfig
 from wsiprep.train.tissue.config import TrainTissueConfig
 
@@ -63,6 +64,37 @@ def align(cfg: TrainAlignConfig) -> None:
     )  # fmt: skip
 
 
+@settings_command(TrainAssistantConfig)
+def caption(cfg: TrainAssistantConfig) -> None:
+    """Train a language model to describe slides."""
+    _assistant(cfg, "caption")
+
+
+@settings_command(TrainAssistantConfig)
+def instruct(cfg: TrainAssistantConfig) -> None:
+    """Train a language model to talk about slides."""
+    _assistant(cfg, "instruct")
+
+
+def _assistant(cfg: TrainAssistantConfig, kind: Command) -> None:
+    from wsiprep.cli._console import stderr, stdout
+    from wsiprep.cli._steps import show_steps
+    from wsiprep.train.language.instruct import rehearse_assistant, train_assistant
+
+    out = stdout()
+    if cfg.training.dry_run:
+        for name, value in rehearse_assistant(cfg.training, kind).items():
+            out.print(f"{name:<26}{value}", markup=False, highlight=False)
+        return
+    with show_steps(stderr()) as on_step:
+        done = train_assistant(cfg.training, kind, on_step)
+    _tell(done.checkpoint, done.scores)
+    out.print(
+        f"use it with   wsiprep ask | caption --model {done.checkpoint.parent}",
+        markup=False, highlight=False,
+    )  # fmt: skip
+
+
 def _tell(checkpoint: Path, scores: dict[str, float]) -> None:
     from wsiprep.cli._console import stdout
 
@@ -74,3 +106,5 @@ def _tell(checkpoint: Path, scores: dict[str, float]) -> None:
 
 app.command("tissue", epilog=EPILOG)(guarded(tissue))
 app.command("align", epilog=EPILOG)(guarded(align))
+app.command("caption", epilog=EPILOG)(guarded(caption))
+app.command("instruct", epilog=EPILOG)(guarded(instruct))

@@ -219,7 +219,9 @@ class Aligned(nn.Module):
 
     def scale(self) -> float:
         """By what cosines are multiplied to be logits, as learned by the loss of slides."""
-        return float(self.heads["slide"].scale().detach())
+        head = self.heads["slide"]
+        assert isinstance(head, InfoNCE | SigLIP)  # noqa: S101 - made so
+        return float(head.scale().detach())
 
     def ground(
         self, bags: PackedBags, texts: Sequence[str], method: GroundMethod = "attention"

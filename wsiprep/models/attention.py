@@ -8,13 +8,14 @@ queries and the value projection to what was read,
     softmax(q (x Wk)^T) (x Wv) = (softmax((q Wk^T) x^T) x) Wv,
 
 which for 8 queries, 12 heads and 768 channels is eight times less work, and keeps nothing per
-patch but the weights.
+patch (see `folded`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wsiprep.models.folded import read_rows, row_share
 from wsiprep.models.ragged import Group, Plan, by_chunks, recomputed
 
 __all__ = ["Attention", "Context", "FeedForward", "attend", "attend_lse", "attention_share"]
@@ -205,27 +207,24 @@ def _query_mean(weights: Tensor, group: Group) -> Tensor:
     return torch.einsum("gq,gqk->gk", there, weights) / there.sum(1, keepdim=True)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Context:
-    """What is read from: packed rows, and the same rows as the rectangles of a plan.
+    """What is read from.
 
-    The rectangles are made once and serve all layers.
-
-    Args:
-        rows: float (Tk, width).
+    Attributes:
+        rows: float (Tk, width), packed.
         plan: Which queries read which rows.
+        adapter: What rows go through before they are read. Few queries go through it the other way
+            instead, so that what it makes of the rows is never written down.
     """
 
-    def __init__(self, rows: Tensor, plan: Plan) -> None:
-        self.rows = rows
-        self.plan = plan
-        self._padded: list[Tensor] | None = None
+    rows: Tensor
+    plan: Plan
+    adapter: nn.Linear | None = None
 
-    @property
-    def padded(self) -> list[Tensor]:
-        """Rectangle of each group: float (g, length, width)."""
-        if self._padded is None:
-            self._padded = self.plan.pad_keys(self.rows)
-        return self._padded
+    def adapted(self) -> Tensor:
+        """The rows after the adapter: float (Tk, context_dim)."""
+        return self.rows if self.adapter is None else by_chunks(self.adapter, self.rows)
 
 
 class Attention(nn.Module):
@@ -269,11 +268,6 @@ class Attention(nn.Module):
         out: Tensor = self.out(found.flatten(1))
         return out
 
-    def prepare(self, context: Context) -> None:
-        """Make what all layers that read a context share, outside of what is recomputed."""
-        if self._few(context.plan):
-            _ = context.padded
-
     def read(self, x: Tensor, context: Context) -> Tensor:
         """Cross-attention: queries (Tq, dim) on the context, (Tq, dim)."""
         q = self._heads(self.query(x))
@@ -281,9 +275,9 @@ class Attention(nn.Module):
         if self._few(plan):
             found = self._read_folded(q, context)
         elif plan.keys > KEY_ROWS:
-            found = recomputed(lambda q, rows: self._read(q, rows, plan), q, context.rows)
+            found = recomputed(lambda q, rows: self._read(q, rows, plan), q, context.adapted())
         else:
-            found = self._read(q, context.rows, plan)
+            found = self._read(q, context.adapted(), plan)
         out: Tensor = self.out(found.flatten(1))
         return out
 
@@ -293,13 +287,8 @@ class Attention(nn.Module):
             q = self._heads(self.query(x))
             plan = context.plan
             if not self._few(plan):
-                return attention_share(q, self._heads(self.key(context.rows)), plan)
-            parts = []
-            padded = zip(plan.groups, plan.pad_queries(q), context.padded, strict=True)
-            for group, queries, rows in padded:
-                weights = self._weights(queries, rows, group)
-                parts.append(_query_mean(weights.mean(1), group))
-            return plan.unpad_keys(parts, q.new_zeros((plan.keys,), dtype=torch.float32))
+                return attention_share(q, self._heads(self.key(context.adapted())), plan)
+            return row_share(self._folded(q, context), context.rows, plan)
 
     @property
     def _drop(self) -> float:
@@ -319,27 +308,26 @@ class Attention(nn.Module):
         k, v = self._heads(self.key(rows)), self._heads(self.value(rows))
         return attend(q, k, v, plan, dropout=self._drop)
 
-    def _weights(self, q: Tensor, rows: Tensor, group: Group) -> Tensor:
-        """float32 (g, H, M, L) of queries (g, M, H, E) on rows (g, L, width)."""
+    def _folded(self, q: Tensor, context: Context) -> Tensor:
+        """Queries (Tq, H, E) with the key projection in them, scaled: (Tq, H, width of rows)."""
         key = torch.unflatten(self.key.weight, 0, (self.heads, self.width))
-        folded = torch.einsum("gmhe,hec->ghmc", q, key) / math.sqrt(self.width)
-        scores = folded.flatten(1, 2) @ rows.transpose(1, 2)
-        return torch.unflatten(_softmax(scores.float(), group), 1, folded.shape[1:3])
+        folded = torch.einsum("qhe,hec->qhc", q, key) / math.sqrt(self.width)
+        # The adapter's bias would add the same to all scores of a query.
+        return folded if context.adapter is None else folded @ context.adapter.weight
 
     def _read_folded(self, q: Tensor, context: Context) -> Tensor:
+        if not context.plan.groups:
+            return torch.zeros_like(q)
         value = torch.unflatten(self.value.weight, 0, (self.heads, self.width))
         bias = torch.unflatten(self.value.bias, 0, (self.heads, self.width))
-        parts = []
-        plan = context.plan
-        padded = zip(plan.groups, plan.pad_queries(q), context.padded, strict=True)
-        for group, queries, rows in padded:
-            weights = self._weights(queries, rows, group)
-            weights = F.dropout(weights, self._drop, self.training).to(rows.dtype)
-            read = torch.unflatten(weights.flatten(1, 2) @ rows, 1, weights.shape[1:3])
-            out = torch.einsum("ghmc,hec->gmhe", read, value)
-            # With dropout the weights do not sum to 1, and the bias is scaled with them.
-            parts.append(out + weights.sum(-1).transpose(1, 2)[..., None] * bias)
-        return plan.unpad_queries(parts, q)
+        folded = self._folded(q, context)
+        read, total = read_rows(folded, context.rows, context.plan, dropout=self._drop)
+        # With dropout the weights do not sum to 1, and biases are scaled with them.
+        if context.adapter is not None:
+            read = F.linear(read, context.adapter.weight)
+            if context.adapter.bias is not None:
+                read = read + total[..., None] * context.adapter.bias
+        return torch.einsum("qhc,hec->qhe", read, value) + total[..., None] * bias
 
 
 class FeedForward(nn.Module):

@@ -35,7 +35,7 @@ def read_rows(
 
     Args:
         queries: float (Tq, H, C), scaled.
-        rows: float (Tk, C).
+        rows: float (Tk, C), of any floating type; a piece at a time becomes that of `queries`.
         plan: Which queries read which rows.
         dropout: Of the weights; its random numbers come from a seed that is drawn from torch's
             default generator.
@@ -47,7 +47,7 @@ def read_rows(
     seed = int(torch.randint(1 << 62, (1,))) if dropout else None
     kind = queries.device.type
     # What autocast would make of a product, made here, for the backward pass runs without it.
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else rows.dtype
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else queries.dtype
     with torch.autocast(kind, enabled=False):
         read, total = _Read.apply(queries, rows, plan, _Weights(dtype, dropout, seed))
     return read, total
@@ -61,11 +61,11 @@ def row_share(queries: Tensor, rows: Tensor, plan: Plan) -> Tensor:
     """
     heads = queries.shape[1]
     with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
-        weights = _Weights(rows.dtype)
+        weights = _Weights(queries.dtype)
         share = torch.zeros(len(rows), dtype=torch.float32, device=rows.device)
         for group, asked in zip(plan.groups, _by_head(plan, queries), strict=True):
             _, _, log_sum = _read_group(asked, rows, group, weights, None)
-            there = _there(group, heads, log_sum.dtype)
+            there = _there(group, heads, log_sum)
             for piece in _pieces(group, asked.shape[1]):
                 scores, _ = piece.scores(asked, rows, weights.dtype)
                 mean = there[piece.some, None] @ (scores - log_sum[piece.some]).exp_()
@@ -174,14 +174,14 @@ def _packed(plan: Plan, parts: list[Tensor], like: Tensor) -> Tensor:
     return plan.unpad_queries(split, like).to(like.dtype)
 
 
-def _there(group: Group, heads: int, dtype: torch.dtype) -> Tensor:
+def _there(group: Group, heads: int, like: Tensor) -> Tensor:
     """Weight of each query of a sequence in the mean over those that are there: (g, H * M)."""
     count, many = group.query.shape
     valid = group.query.valid
-    there = torch.ones(count, many) if valid is None else valid
-    there = there.to(dtype)
-    there = there / (there.sum(1, keepdim=True) * heads)
-    return there.repeat(1, heads)
+    if valid is None:
+        return like.new_full((count, heads * many), 1 / (heads * many))
+    there = valid.to(like.dtype)
+    return (there / (there.sum(1, keepdim=True) * heads)).repeat(1, heads)
 
 
 def _read_group(
@@ -241,7 +241,8 @@ class _Read(torch.autograd.Function):
         with torch.autocast(rows.device.type, enabled=False):
             # What each query's weights give together, as every score feels it.
             mean = (d_read.to(wide) * read).sum(-1) + d_total.to(wide) * total
-            padded = (_by_head(plan, x) for x in (queries, d_read, d_total[..., None], mean[..., None]))
+            given = (queries, d_read, d_total[..., None], mean[..., None])
+            padded = (_by_head(plan, x) for x in given)
             generator = weights.generator(rows.device)
             d_rows = torch.zeros_like(rows) if ctx.needs_input_grad[1] else None
             d_queries = []

@@ -44,7 +44,7 @@ def ground(model: Aligned, bags: PackedBags, texts: Sequence[str], method: Groun
     """
     if len(bags) != 1:
         raise ValueError(f"grounding is of one slide or case at a time, not {len(bags)}")
-    text = model.texts(texts)
+    text: Tensor = model.texts(texts)
     if not bags.features.shape[0]:
         return text.new_zeros(len(texts), 0, dtype=torch.float32)
     if method == "occlusion":
@@ -76,7 +76,7 @@ def _attention(model: Aligned, out: SlideOut, bags: PackedBags, text: Tensor) ->
             hint="Use the method cosine or occlusion.",
         )
     mask = torch.ones(1, len(out.region), dtype=torch.bool, device=text.device)
-    weights = head.pool(text[None], out.region[None], mask)[1][0]
+    weights: Tensor = head.pool(text[None], out.region[None], mask)[1][0]
     return weights.float()[:, bags.region] * _within(model, out, bags)
 
 

@@ -77,7 +77,9 @@ def make_slide_encoder(
         ConfigError: there is none of that name, or an option is wrong.
     """
     module = registry.load(side.encoder)
-    options = {**side.options, **({"vocabulary": vocabulary} if vocabulary else {})}
+    options = dict(side.options)
+    if vocabulary and "vocabulary" in module.Config.model_fields:
+        options["vocabulary"] = vocabulary
     try:
         cfg = module.Config(**options)
     except ValueError as err:

@@ -270,7 +270,9 @@ class SlideStore:
         if parent not in self.manifest.units:
             raise MissingStageError(f"'{parent}' is not there.", slide=self.name, stage="store")
         if scores.shape != (len(attributes["texts"]), len(rows)) or not np.isfinite(scores).all():
-            raise ValueError(f"scores {scores.shape} must be finite, a row a text, a column a patch")
+            raise ValueError(
+                f"scores {scores.shape} must be finite, a row a text, a column a patch"
+            )
         unit = heat_map_unit(grid_name, encoder, name)
         parent_key = self.manifest.units[parent].key
         values = {**attributes, "key": key, "parent": parent_key}

@@ -38,7 +38,7 @@ NAMES: dict[Kind, str] = {
 _MOSTLY = (
     "Most of the tissue shows {}.",
     "The section consists largely of {}.",
-    "{} predominate.",
+    "Predominantly {}.",
 )
 _FOCALLY = (
     "There is a smaller area with {}.",
@@ -144,21 +144,20 @@ class CohortSlide:
         tissue = int((kind != GLASS).sum())
         return {name: float((kind == i).sum()) / tissue for i, name in enumerate(KINDS)}
 
-    @cached_property
+    @property
     def sub_captions(self) -> tuple[str, ...]:
-        """One sentence on each of `kinds`, in their order."""
-        rng = self._texts()
-        phrases = (_MOSTLY, *(_FOCALLY for _ in self.lesser))
-        return tuple(
-            _sentence(of[int(rng.integers(len(of)))], name)
-            for of, name in zip(phrases, self.kinds, strict=True)
-        )
+        """The name of each of `kinds`, in their order."""
+        return tuple(_sentence("{}.", name) for name in self.kinds)
 
     @cached_property
     def caption(self) -> str:
-        """The sentences on all kinds, in any order, and at most one that says nothing of them."""
+        """A sentence on each kind, in any order, and at most one that says nothing of them."""
         rng = self._texts(1)
-        said = list(self.sub_captions)
+        phrases = (_MOSTLY, *(_FOCALLY for _ in self.lesser))
+        said = [
+            _sentence(of[int(rng.integers(len(of)))], name)
+            for of, name in zip(phrases, self.kinds, strict=True)
+        ]
         if rng.random() < 0.5:
             said.append(_IDLE[int(rng.integers(len(_IDLE)))])
         return " ".join(said[i] for i in rng.permutation(len(said)))
@@ -178,7 +177,7 @@ class CohortSlide:
                 NAMES[self.main],
             ),
             *(
-                Question("presence", f"Are there {NAMES[name]}?", ("yes", "no"), answer)
+                Question("presence", f"Does the section show {NAMES[name]}?", ("yes", "no"), answer)
                 for name, answer in ((there, "yes"), (missing, "no"))
             ),
         ]
@@ -196,7 +195,7 @@ class CohortSlide:
             )
         return tuple(asked)
 
-    def _texts(self, purpose: int = 0) -> np.random.Generator:
+    def _texts(self, purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, _TEXT, purpose])
 
 
@@ -213,9 +212,9 @@ class Cohort:
     """
 
     seed: int = 0
-    trained: int = 96
-    tested: int = 32
-    size: Size = field(default=Size(2560, 2560))
+    trained: int = 72
+    tested: int = 24
+    size: Size = field(default=Size(2048, 2048))
     mpp: float = 1.0
 
     def __post_init__(self) -> None:
@@ -269,12 +268,13 @@ def _sentence(phrase: str, kind: Kind) -> str:
     return said[0].upper() + said[1:]
 
 
-@lru_cache(maxsize=2)
+# Of a few slides, so that some may be painted at once.
+@lru_cache(maxsize=6)
 def _composition(slide: CohortSlide) -> Composition:
     return compose(slide.seed, slide.size, slide.mpp, slide.main, slide.lesser)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=6)
 def _painter(slide: CohortSlide) -> Painter:
     # No two laboratories stain alike.
     rng = np.random.default_rng([slide.seed, _STAIN])
@@ -288,7 +288,7 @@ def _painter(slide: CohortSlide) -> Painter:
     return Painter(slide.seed, slide.size, slide.mpp, layout, stain, strength, "green")
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _block(slide: CohortSlide, col: int, row: int) -> NDArray[np.uint8]:
     block = _painter(slide).block(col * BLOCK_PX, row * BLOCK_PX, BLOCK_PX)
     block.flags.writeable = False

@@ -155,8 +155,10 @@ class Survey:
             cv2.fillPoly(wall, polygon, one.wall_um, shift=4)
             cv2.fillPoly(vessel, polygon, 1.0 if one.kind == "vessel" else 0.0, shift=4)
             cv2.fillPoly(tone, polygon, one.tone, shift=4)
-        deep = cv2.distanceTransform(inside, cv2.DIST_L2, 5) * np.float32(half_um)
-        out = cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5) * np.float32(half_um)
+        # Where there is nothing to measure to, the distance is the largest float.
+        reach = _FAR_UM / half_um
+        deep = np.minimum(cv2.distanceTransform(inside, cv2.DIST_L2, 5), reach) * half_um
+        out = np.minimum(cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5), reach) * half_um
         ring = np.clip(np.where(inside > 0, deep, -out), -_FAR_UM, _FAR_UM)
         ring = as_float(cv2.GaussianBlur(as_float(ring), (0, 0), max(0.6, 1.2 / half_um)))
         scallop = 2.6 * self.wave(22, half, 7) + 1.2 * self.wave(10, half, 8)

@@ -34,7 +34,14 @@ from wsiprep.tasks.use_config import SlidesOrStores
 from wsiprep.train.language.bags import SlideFeatures
 from wsiprep.train.language.fingerprint import MPP_TOLERANCE, Fingerprint
 
-__all__ = ["EmbeddedSlide", "Gathered", "gather_embedded", "open_features", "visit"]
+__all__ = [
+    "EmbeddedSlide",
+    "Gathered",
+    "gather_embedded",
+    "matching_features",
+    "open_features",
+    "visit",
+]
 
 SUFFIX = ".zarr"
 
@@ -107,16 +114,25 @@ def gather_embedded(
     return Gathered(slides, tuple(failed), tuple(notes))
 
 
-def open_features(slide: EmbeddedSlide, expect: Fingerprint) -> tuple[SlideFeatures, str, str]:
-    """The features of a slide that were made as expected, with names of their grid and encoder.
+def matching_features(store: Path, expect: Fingerprint) -> tuple[SlideFeatures, str, str]:
+    """The features of a store that were made as expected, with names of their grid and encoder.
 
     Raises:
         StoreMismatchError: there are none; names what differs in the nearest.
-        SlideError: they hold no vector.
         StoreCorruptError: they are damaged.
     """
-    grid, encoder = _matching(FeatureStore(slide.store), expect)
-    features = SlideFeatures(slide.store, grid=grid, encoder=encoder)
+    grid, encoder = _matching(FeatureStore(store), expect)
+    return SlideFeatures(store, grid=grid, encoder=encoder), grid, encoder
+
+
+def open_features(slide: EmbeddedSlide, expect: Fingerprint) -> tuple[SlideFeatures, str, str]:
+    """As `matching_features`, of a slide that is to have some.
+
+    Raises:
+        SlideError: there is no patch with features.
+        StoreMismatchError, StoreCorruptError: as `matching_features`.
+    """
+    features, grid, encoder = matching_features(slide.store, expect)
     if not len(features):
         raise SlideError(
             "there is no patch with features.", slide=slide.id, stage="grid", hint=NO_TISSUE_REMEDY
@@ -174,7 +190,9 @@ def _stores_among(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
             matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         own = [store for match in matches for store in _stores_in(match)]
         stores += own
-        others += [str(match) for match in matches if not list(_stores_in(match))] if own else [text]
+        others += (
+            [str(match) for match in matches if not list(_stores_in(match))] if own else [text]
+        )
     return stores, others
 
 

@@ -13,7 +13,7 @@ from wsiprep.grid.plan import make_plan
 from wsiprep.slide.config import SlideConfig
 from wsiprep.slide.open import open_slide
 from wsiprep.store.read import FeatureStore
-from wsiprep.store.schema import TISSUE, features_unit, grid_unit
+from wsiprep.store.schema import TISSUE, features_unit, grid_unit, heat_map_unit
 
 __all__ = ["inspect_slide", "inspect_store"]
 
@@ -89,6 +89,15 @@ def _facts(slide: Slide) -> dict[str, Any]:
     }
 
 
+def _heat_maps(store: FeatureStore, grid: str, encoder: str) -> dict[str, Any]:
+    """What `wsiprep ground` left, where it did."""
+    found = {}
+    for name in store.heat_maps(encoder, grid):
+        values = store.attributes(heat_map_unit(grid, encoder, name))
+        found[name] = ", ".join(values["texts"])
+    return {"heat_maps": found} if found else {}
+
+
 def inspect_store(path: Path) -> dict[str, Any]:
     """The slide a store belongs to, and its tissue, grids and features.
 
@@ -122,6 +131,7 @@ def inspect_store(path: Path) -> dict[str, Any]:
                     "weights": values["encoder"]["weights"],
                     "license": values["encoder"]["license"],
                     "bad_tiles": values["bad_tiles"],
+                    **_heat_maps(store, name, encoder),
                 }
             )
         grids.append(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from wsiprep.core.types import TissueMask
 from wsiprep.tissue.sections import boxes_of
 
-__all__ = ["tissue_geojson"]
+__all__ = ["outline_polygons", "tissue_geojson"]
 
 TISSUE_RGB = (0, 128, 96)
 SEEN_RGB = {"Pen": (230, 120, 0), "Edge": (110, 110, 110), "Fold": (150, 60, 170)}
@@ -79,17 +79,27 @@ def _features(
                 **known,
             },
         }
-        for number, rings in enumerate(_polygons(mask, scale0, corner), start=first)
+        for number, rings in enumerate(outline_polygons(mask, scale0, corner), start=first)
     ]
 
 
-def _polygons(
-    mask: NDArray[np.bool_], scale0: tuple[float, float], corner: tuple[int, int]
+def outline_polygons(
+    mask: NDArray[np.bool_],
+    scale0: tuple[float, float],
+    corner: tuple[float, float] = (0, 0),
 ) -> list[Rings]:
     """Rings of every 4-connected piece, exterior first, scaled to level-0 pixels.
 
     Pieces that touch at a corner only are separate polygons: one ring through the shared corner
     would touch itself, which makers of valid geometry refuse.
+
+    Args:
+        mask: bool (h, w).
+        scale0: Level-0 pixels per mask pixel along x and y.
+        corner: x and y of the mask's top-left corner, in mask pixels.
+
+    Returns:
+        For each piece its closed rings of [x, y], in level-0 pixels.
     """
     if not mask.any():
         return []

@@ -45,7 +45,11 @@ def given_digest(path: Path, slide: str | None = None) -> str:
 
 
 def given_tissue(
-    path: Path, info: SlideInfo, tissue_mpp: float, section_gap_um: float = 300.0
+    path: Path,
+    info: SlideInfo,
+    tissue_mpp: float,
+    section_gap_um: float = 300.0,
+    only: str | None = None,
 ) -> TissueMask:
     """Read the user's mask or polygons for a slide.
 
@@ -69,6 +73,7 @@ def given_tissue(
         info: The slide.
         tissue_mpp: µm per pixel at which polygons are filled.
         section_gap_um: As `sections.find_sections`, where sections are found.
+        only: Name of a class: polygons of other classes are left out. Not for mask images.
 
     Returns:
         TissueMask with method `mask:<file name>` or `geojson:<file name>`.
@@ -80,7 +85,9 @@ def given_tissue(
     if not path.is_file():
         raise _unusable(path, "does not exist" if not path.exists() else "is not a file", info.id)
     if suffix in GEOJSON_SUFFIXES:
-        return _from_outlines(path, info, tissue_mpp, section_gap_um)
+        return _from_outlines(path, info, tissue_mpp, section_gap_um, only)
+    if only is not None:
+        raise _unusable(path, f"is an image, which has no class '{only}'", info.id)
     if suffix not in IMAGE_SUFFIXES:
         known = ", ".join((*IMAGE_SUFFIXES, *GEOJSON_SUFFIXES))
         raise _unusable(path, f"has a suffix that is not among {known}", info.id)
@@ -107,9 +114,9 @@ def given_tissue(
 
 
 def _from_outlines(
-    path: Path, info: SlideInfo, tissue_mpp: float, section_gap_um: float
+    path: Path, info: SlideInfo, tissue_mpp: float, section_gap_um: float, only: str | None
 ) -> TissueMask:
-    outlines = read_outlines(path, info)
+    outlines = read_outlines(path, info, only)
     shrink = min(1.0, info.mpp / tissue_mpp)
     w, h = (max(1, round(n * shrink)) for n in (info.size0.width, info.size0.height))
     masks = {kind: np.zeros((h, w), dtype=np.bool_) for kind in ("tissue", "pen", "edge", "fold")}

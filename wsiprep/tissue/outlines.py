@@ -40,13 +40,19 @@ class Outline:
     section: int | None = None
 
 
-def read_outlines(path: Path, info: SlideInfo) -> list[Outline]:
-    """Read all polygons of a GeoJSON file.
+def read_outlines(path: Path, info: SlideInfo, only: str | None = None) -> list[Outline]:
+    """Read all polygons of a GeoJSON file, or those of one class.
 
     Takes a FeatureCollection, a list of features, a feature or a geometry. Features without a
     geometry, and those classified `Ignore*`, are left out; those classified `Pen`, `Edge` and
     `Fold` are these, all others are tissue. The number of a section is the measurement or the
     property `section`.
+
+    Args:
+        path: The file.
+        info: The slide.
+        only: Name of a class, in any case: features of other classes are left out, and those of
+            this one are `tissue` whatever its name.
 
     Raises:
         TissueInputError: not GeoJSON, a point or a line, coordinates that are not finite or lie
@@ -56,6 +62,7 @@ def read_outlines(path: Path, info: SlideInfo) -> list[Outline]:
         if path.stat().st_size > MAX_BYTES:
             _refuse(path, info, f"is larger than {MAX_BYTES // 1024**2} MiB")
         data = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_no_constant)
+        data = data if only is None else _of_class(data, only.strip().casefold())
         found = list(_outlines(data, "tissue", None, info.size0))
     except OSError as err:
         raise _error(path, info, f"cannot be read: {err.strerror}") from err
@@ -66,6 +73,20 @@ def read_outlines(path: Path, info: SlideInfo) -> list[Outline]:
     except ValueError as err:
         raise _error(path, info, f"cannot be used: {err}") from err
     return found
+
+
+def _of_class(node: Any, name: str) -> list[Any]:
+    """Geometries of the features of one class."""
+    if isinstance(node, list):
+        return [shape for item in node for shape in _of_class(item, name)]
+    if not isinstance(node, dict) or not isinstance(node.get("type"), str):
+        raise ValueError("it is not GeoJSON (an object with a 'type')")
+    if node["type"] == "FeatureCollection":
+        return _of_class(_list(node, "features"), name)
+    if node["type"] != "Feature":
+        raise ValueError(f"a {node['type']} by itself has no class")
+    same = _class_name(node).strip().casefold() == name
+    return [node["geometry"]] if same and node.get("geometry") is not None else []
 
 
 def _outlines(node: Any, kind: Kind, section: int | None, size0: Size) -> Iterator[Outline]:

@@ -1,4 +1,4 @@
-"""Pictures for people: the tissue overlay of a slide, masks compared, contact sheets."""
+"""Pictures for people: the tissue overlay of a slide, heat maps, masks compared, contact sheets."""
 
 from wsiprep.core.lazy import lazy_names
 
@@ -7,6 +7,7 @@ __getattr__, __all__ = lazy_names(
     {
         "SheetCell": "contact_sheet",
         "draw_agreement": "agreement",
+        "draw_heat_map": "heat_map",
         "draw_sheet": "contact_sheet",
         "encode_jpeg": "overlay",
         "fit_picture": "contact_sheet",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wsiprep.core.types import PatchGrid, Size, TissueMask
 
-__all__ = ["encode_jpeg", "tissue_overlay"]
+__all__ = ["caption_strip", "encode_jpeg", "fit_thumbnail", "tissue_overlay"]
 
 Picture = NDArray[np.uint8]
 
@@ -57,7 +57,7 @@ def tissue_overlay(
     Returns:
         uint8 (H, W, 3) RGB, its picture part at most 2048 px on a side.
     """
-    picture = _fit(thumbnail)
+    picture = fit_thumbnail(thumbnail)
     h, w = picture.shape[:2]
     if grid is not None and len(grid):
         _draw_patches(picture, grid, mask.size0)
@@ -87,7 +87,7 @@ def tissue_overlay(
         parts.append(f"{len(sections)} sections")
     parts.append(f"tissue: {mask.method}")
     um_per_px = None if slide_mpp is None else mask.size0.width / w * slide_mpp
-    return np.concatenate([picture, _caption(w, " | ".join(parts), um_per_px, legend)])
+    return np.concatenate([picture, caption_strip(w, " | ".join(parts), um_per_px, legend)])
 
 
 def encode_jpeg(image: Picture, quality: int = 90) -> bytes:
@@ -111,8 +111,12 @@ def encode_jpeg(image: Picture, quality: int = 90) -> bytes:
     return data.tobytes()
 
 
-def _fit(thumbnail: Picture) -> Picture:
-    """A copy whose longer side lies between MIN_SIDE_PX and MAX_SIDE_PX."""
+def fit_thumbnail(thumbnail: Picture) -> Picture:
+    """A copy whose longer side lies between MIN_SIDE_PX and MAX_SIDE_PX.
+
+    Args:
+        thumbnail: uint8 (h, w, 3) RGB.
+    """
     h, w = thumbnail.shape[:2]
     longest = max(h, w)
     wanted = min(max(longest, MIN_SIDE_PX), MAX_SIDE_PX)
@@ -240,16 +244,29 @@ def _write_middle(picture: Picture, text: str) -> None:
     cv2.putText(picture, text, at, FONT, size, INK_RGB, thick, cv2.LINE_AA)
 
 
-def _caption(
+def caption_strip(
     width: int,
     text: str,
     um_per_px: float | None,
     legend: Sequence[tuple[str, tuple[int, int, int]]],
+    *,
+    height: int | None = None,
 ) -> Picture:
-    """A white strip of the picture's width: scale bar, words in their colours, text."""
+    """A white strip of a picture's width: scale bar, words in their colours, text.
+
+    Args:
+        width: In pixels.
+        text: Written small enough to fit, and cut where that would not be read.
+        um_per_px: Of the picture; no scale bar without it.
+        legend: Words and their colours.
+        height: In pixels; a thirty-second of the width, within 28 to 56, without it.
+
+    Returns:
+        uint8 (height, width, 3) RGB.
+    """
     # The font of OpenCV has ASCII only.
     text = text.encode("ascii", "replace").decode()
-    height = int(np.clip(width / 32, 28, 56))
+    height = int(np.clip(width / 32, 28, 56)) if height is None else height
     strip = np.full((height, width, 3), PAPER_RGB, dtype=np.uint8)
     size = height / 62
     thick = 2 if height >= 50 else 1

@@ -10,18 +10,41 @@ give equal numbers; only the biases of keys are left out, which change nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from wsiprep.models.attention import KEY_ROWS, Attention, Context, FeedForward
-from wsiprep.models.ragged import Plan, recomputed
+from wsiprep.models.ragged import Plan, even_starts, recomputed
 
 __all__ = ["QFormerLayer", "QFormerNetwork"]
 
 KEPT_ROWS = 1024
 """From so many rows on, the inside of a layer is made again in the backward pass, not kept."""
+GROUP_ROWS = {False: 256, True: 8192}
+"""Rows of queries that go through the network together, on a CPU and on a GPU."""
 EPS = 1e-12
+
+
+def _large(rows: int, keys: int) -> bool:
+    """Whether the inside of layers is not kept."""
+    return rows > KEPT_ROWS or keys > KEY_ROWS
+
+
+BERT_STD, BERT_WIDTH = 0.02, 768
+"""Standard deviation of BERT's first weights, and the width that it is right for."""
+
+
+def _run(
+    layer: QFormerLayer,
+    plan: Plan,
+    context: Context | None,
+    queries: Tensor | None,
+    x: Tensor,
+) -> Tensor:
+    out: Tensor = layer(x, plan, context, queries)
+    return out
 
 
 class _Block(nn.Module):
@@ -153,52 +176,69 @@ class QFormerNetwork(nn.Module):
         self, x: Tensor, plan: Plan, context: Context | None, queries: Tensor | None = None
     ) -> Tensor:
         """Rows through all layers: see `QFormerLayer.forward`; (T, width) to (T, width)."""
-        return self.with_share(x, plan, context, queries, share=False)[0]
+        large = _large(len(x), 0 if context is None else context.plan.keys)
+        x = self.dropout(self.norm(x))
+        for layer in self._all():
+            x = recomputed(partial(_run, layer, plan, context, queries), x, when=large)
+        return x
 
-    def with_share(
+    def read_each(
         self,
-        x: Tensor,
-        plan: Plan,
-        context: Context | None,
-        queries: Tensor | None = None,
+        queries: Tensor,
+        rows: Tensor,
+        starts: Tensor,
+        adapter: nn.Linear | None = None,
         *,
         share: bool = True,
     ) -> tuple[Tensor, Tensor | None]:
-        """The same, and how much of its attention the last reading layer gives to each row.
+        """The queries read every sequence of rows on its own.
+
+        A layer works on so many sequences at a time as `GROUP_ROWS` says.
+
+        Args:
+            queries: float (M, width).
+            rows: float (Tk, D).
+            starts: int64 (B + 1,), where each sequence of rows begins.
+            adapter: From D to `context_dim`; without it they are equal.
+            share: Whether to tell the attention.
 
         Returns:
-            float (T, width) and, when asked for, float32 (Tk,) without gradient, summing to 1 over
-            the keys of each sequence (mean over heads and queries).
+            float (B * M, width) and, when asked for, float32 (Tk,) without gradient: how much of
+            its attention the last reading layer gives to each row, summing to 1 over each sequence
+            (mean over heads and queries).
         """
-        large = len(x) > KEPT_ROWS
-        if context is not None:
-            large = large or context.plan.keys > KEY_ROWS
-            self._first_reader().prepare(context)
-        x = self.dropout(self.norm(x))
+        asked, count = len(queries), len(starts) - 1
+        step = max(1, GROUP_ROWS[rows.is_cuda] // asked)
+        ends = torch.cat([starts[:-1:step], starts[-1:]])
+        groups = []
+        # One split: a slice for each group would give the rows as many gradients of their size.
+        for number, part in enumerate(torch.split(rows, (ends[1:] - ends[:-1]).tolist())):
+            own = starts[number * step : (number + 1) * step + 1] - ends[number]
+            even = even_starts(len(own) - 1, asked, rows.device)
+            groups.append((Plan(even, even), Context(part, Plan(even, own), adapter)))
+        large = _large(count * asked, len(rows))
+        x = self.dropout(self.norm(queries.repeat(count, 1)))
         shares = None
-        for number in range(len(self.layers)):
-            layer = self._layer(number)
-            if share and number == self.last_reader and context is not None:
-                shares = layer.share(x, plan, context)
-
-            def run(x: Tensor, layer: nn.Module = layer) -> Tensor:
-                out: Tensor = layer(x, plan, context, queries)
-                return out
-
-            x = recomputed(run, x, when=large)
+        for number, layer in enumerate(self._all()):
+            parts = list(zip(torch.split(x, step * asked), groups, strict=False))
+            if share and number == self.last_reader:
+                told = [layer.share(part, plan, context) for part, (plan, context) in parts]
+                shares = torch.cat([rows.new_zeros(0, dtype=torch.float32), *told])
+            found = [
+                recomputed(partial(_run, layer, plan, context, None), part, when=large)
+                for part, (plan, context) in parts
+            ]
+            x = torch.cat(found) if len(found) > 1 else found[0] if found else x
         return x, shares
+
+    def _all(self) -> list[QFormerLayer]:
+        return [self._layer(number) for number in range(len(self.layers))]
 
     def _layer(self, number: int) -> QFormerLayer:
         layer = self.layers[number]
         if not isinstance(layer, QFormerLayer):
             raise TypeError("a layer of another kind")
         return layer
-
-    def _first_reader(self) -> Attention:
-        cross = self._layer(0).cross
-        if cross is None:
-            raise TypeError("layer 0 reads the context")
-        return cross
 
     def embed(self, ids: Tensor, position: Tensor) -> Tensor:
         """Tokens (L,) at positions (L,), before the LayerNorm: float (L, width)."""
@@ -254,8 +294,14 @@ class QFormerNetwork(nn.Module):
 
 
 def _as_bert(module: nn.Module) -> None:
-    """Weights from N(0, 0.02), no bias."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
+    """Weights from N(0, 0.02) at BERT's width, no bias.
+
+    Linear maps of another width have the same gain as there: with 0.02 a narrow network would pass
+    hardly anything of what it reads beside its own queries, and learn nothing for long.
+    """
+    if isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=BERT_STD)
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=BERT_STD * (BERT_WIDTH / module.in_features) ** 0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -107,14 +107,13 @@ class QFormerEncoder(nn.Module):
         over heads and queries; `region_attention` tells that within regions.
         """
         check_width(bags, self.input_dim)
-        x = self.adapter(bags.features)
-        read, share = self._read(x, bags.starts)
+        read, share = self._read(bags, bags.starts)
         said = self.head(read)
         count = self.cfg.queries
         slide = torch.unflatten(said, 0, (len(bags), count)).mean(1)
         region = None
         if self.cfg.regions:
-            around = self.head(self._read(x, bags.region_starts, share=False)[0])
+            around = self.head(self._read(bags, bags.region_starts, share=False)[0])
             region = torch.unflatten(around, 0, (len(bags.region_bag), count)).mean(1)
         owner = bags.region_bag if region is not None else bags.region_bag[:0]
         mixed, starts, place = lead(slide, slide[:0] if region is None else region, owner)
@@ -134,7 +133,7 @@ class QFormerEncoder(nn.Module):
         Sums to 1 over each region.
         """
         with torch.no_grad():
-            share = self._read(self.adapter(bags.features), bags.region_starts)[1]
+            share = self._read(bags, bags.region_starts)[1]
         if share is None:
             raise ValueError("no layer reads patches")
         return share
@@ -193,14 +192,11 @@ class QFormerEncoder(nn.Module):
         self.network.load_bert(state)
 
     def _read(
-        self, x: Tensor, starts: Tensor, *, share: bool = True
+        self, bags: PackedBags, starts: Tensor, *, share: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """The queries after reading each sequence of x: (B * queries, width), and the attention."""
-        count, bags = self.cfg.queries, len(starts) - 1
-        q_starts = even_starts(bags, count, x.device)
-        context = Context(x, Plan(q_starts, starts))
-        return self.network.with_share(
-            self.queries.repeat(bags, 1), Plan(q_starts, q_starts), context, share=share
+        """The queries after reading each sequence: (B * queries, width), and the attention."""
+        return self.network.read_each(
+            self.queries, bags.features, starts, self.adapter, share=share
         )
 
     def _embedded(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -380,9 +380,7 @@ def prepare_align(cfg: LanguageTraining) -> Prepared:
     }  # fmt: skip
     cases = Cases.of_stores(learn, cfg.stores, recipe.sampling, **how)
     expect = cases.fingerprint
-    held = (
-        Cases.of_stores(val, cfg.stores, recipe.sampling, expect=expect, **how) if val else None
-    )
+    held = Cases.of_stores(val, cfg.stores, recipe.sampling, expect=expect, **how) if val else None
     torch.manual_seed(cfg.seed)
     tokenizer = make_tokenizer(recipe.model, learn)
     model = Aligned(recipe.model, cases.fingerprint.dim, tokenizer, cfg.seed).to(processes.device)

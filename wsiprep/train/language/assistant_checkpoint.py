@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from wsiprep import __version__
+from wsiprep.core.config import digest
 from wsiprep.core.errors import ConfigError, StoreMismatchError, WeightsError
 from wsiprep.encoders.load import resolve_device
 from wsiprep.models.assistant import Assistant
@@ -79,6 +80,7 @@ class Start:
         language: Tensors of the language model; likewise.
         spoken: Fingerprint of the language model; likewise.
         tokenizer: Of the tiny language model, if it is that.
+        identity: Digest that tells it from others, wherever it lies.
         shared: Whether the encoder has weights of a text side, which an assistant has no use for.
     """
 
@@ -91,6 +93,7 @@ class Start:
     language: dict[str, Tensor]
     spoken: dict[str, Any]
     tokenizer: Tokenizer | None
+    identity: str
     shared: bool = False
 
     def parts(self, wanted: AssistantParts) -> AssistantParts:
@@ -246,6 +249,7 @@ def read_start(path: Path) -> Start:
         language=_under("language.", weights) if assistant else {},
         spoken=dict(words["language"]) if assistant else {},
         tokenizer=read_tokenizer(folder) if assistant else None,
+        identity=digest({"words": words, "step": folder.name}),
         shared=not assistant and words["model"]["texts"]["encoder"] == "shared",
     )
 

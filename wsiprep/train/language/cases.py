@@ -1,8 +1,7 @@
 """Samples of a manifest with their patches, batch after batch.
 
 The order of an epoch depends on (seed, epoch) alone, and the patches of a sample on (seed, epoch,
-sample): the same on every process and after every resume. A step's samples are dealt out to the
-processes in turn; bags are read ahead by threads.
+sample): the same on every process and after every resume. Bags are read ahead by threads.
 """
 
 from __future__ import annotations
@@ -128,9 +127,7 @@ class Cases:
     def bag(self, index: int, epoch: int) -> Bag:
         """Patches of a sample, as drawn in an epoch; float16 where the store has float16."""
         name = self.samples[index].id
-        return sample(
-            self._read(index), self.sampling, seed=self.seed, epoch=epoch, slide_id=name
-        )
+        return sample(self._read(index), self.sampling, seed=self.seed, epoch=epoch, slide_id=name)
 
 
 def steps_of(count: int, batch_size: int, epochs: float) -> int:
@@ -155,7 +152,8 @@ def batches(
         batch_size: Samples of a step over all processes; fewer where there are fewer.
         first: Number of the first step, from 1.
         last: Number of the last step.
-        rank: This process, which takes every `world`-th sample of a step.
+        rank: This process. Samples of a step go to the processes in runs, so that what they gather
+            stands in the order that one process would have.
         world: Processes.
         threads: That read.
 
@@ -173,7 +171,8 @@ def batches(
     def plan(step: int) -> tuple[int, list[int]]:
         epoch, at = divmod(step - 1, per_epoch)
         order = torch.randperm(len(cases), generator=generator_for(cases.seed, epoch, _ORDER))
-        return epoch, order[at * size : (at + 1) * size][rank::world].tolist()
+        own = slice(at * size + rank * size // world, at * size + (rank + 1) * size // world)
+        return epoch, order[own].tolist()
 
     ready: deque[tuple[int, int, list[int], list[Future[Bag]]]] = deque()
     with ThreadPoolExecutor(threads) as pool:

@@ -7,17 +7,13 @@ from collections.abc import Iterable, Sequence
 from wsiprep.models.assistant import AssistantConfig
 from wsiprep.models.language.choices import option_texts, question_text
 from wsiprep.models.language.templates import VICUNA_SYSTEM, Turn
-from wsiprep.train.language.instruct_config import Command
+from wsiprep.train.language.align import caption_of
+from wsiprep.train.language.assistant_config import Command
 from wsiprep.train.language.manifest import Sample
 
-__all__ = ["answer_of", "caption_of", "conversations_of", "question_of", "texts_of"]
+__all__ = ["answer_of", "conversations_of", "question_of", "texts_of"]
 
 Conversation = list[Turn]
-
-
-def caption_of(sample: Sample) -> str:
-    """What is said of the slides as a whole: the caption, or all single findings."""
-    return sample.caption or " ".join(f"{text.rstrip('.')}." for text in sample.sub_captions)
 
 
 def question_of(sample: Sample, cfg: AssistantConfig) -> Conversation:

@@ -28,9 +28,10 @@ from wsiprep.models.language.templates import Turn
 from wsiprep.models.sampling import generator_for
 from wsiprep.models.text.tokenizer import Tokenizer, train_bpe
 from wsiprep.train.language.assistant_checkpoint import Start, read_start, save_assistant
+from wsiprep.train.language.assistant_config import AssistantTraining, Command
 from wsiprep.train.language.cases import Batch, Cases, batches, steps_of
 from wsiprep.train.language.conversations import conversations_of, question_of, texts_of
-from wsiprep.train.language.instruct_config import AssistantRecipe, AssistantTraining, Command
+from wsiprep.train.language.instruct_config import AssistantRecipe
 from wsiprep.train.language.loop import Rate, RunPlan, Trained, train
 from wsiprep.train.language.manifest import Sample, data_sha256, read_manifest
 from wsiprep.train.language.processes import Processes, join_processes
@@ -78,10 +79,10 @@ class InstructLearner:
         self.command, self.name = command, name
         how = recipe.optimisation
         if not how.slide_rate:
-            model.slides.requires_grad_(requires_grad=False)
+            model.slides.requires_grad_(False)
         if not how.text_rate:
             for weight in model.language.parameters():
-                weight.requires_grad_(requires_grad=False)
+                weight.requires_grad_(False)
 
     @property
     def module(self) -> nn.Module:
@@ -120,6 +121,7 @@ class InstructLearner:
         self.processes.average_gradients(learned)
         return {"loss": (total * share).float()}
 
+    @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """How likely the held-out tokens are, and which options are right by likelihood.
 
@@ -210,8 +212,11 @@ def prepare_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
         "seed": cfg.seed, "grid": cfg.features_grid, "encoder": cfg.features_encoder
     }  # fmt: skip
     expect = start.features if start is not None else None
-    cases = Cases(learn, cfg.stores, recipe.sampling, expect=expect, **how)
-    held = Cases(val, cfg.stores, recipe.sampling, expect=cases.fingerprint, **how) if val else None
+    cases = Cases.of_stores(learn, cfg.stores, recipe.sampling, expect=expect, **how)
+    held = (
+        Cases.of_stores(val, cfg.stores, recipe.sampling, expect=cases.fingerprint, **how)
+        if val else None
+    )  # fmt: skip
     tokenizer = _tokenizer(parts, start, learn, command, recipe)
     torch.manual_seed(cfg.seed)
     model = make_assistant(parts, cases.fingerprint.dim, tokenizer, seed=cfg.seed)
@@ -225,7 +230,7 @@ def prepare_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
     decides = {
         "command": command, "recipe": recipe.canonical(), "parts": parts.canonical(),
         "language": model.language.fingerprint(), "seed": cfg.seed, "data": data_sha256(learn),
-        "start": str(start.folder.resolve()) if start is not None else None,
+        "start": start.identity if start is not None else None,
         "precision": cfg.precision, "features": cases.fingerprint.canonical(),
         "world": processes.world,
     }  # fmt: skip

@@ -184,12 +184,12 @@ def train(
 
 
 def learning_rate(cfg: Optimisation, step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine to `final_rate`; by steps, from 1."""
+    """Linear warm-up, then a cosine towards `final_rate`, so that the last step learns too."""
     warm = round(cfg.warmup * steps if cfg.warmup < 1 else cfg.warmup)
     warm = min(warm, steps - 1)
     if step <= warm:
         return cfg.learning_rate * step / max(1, warm)
-    done = (step - warm) / max(1, steps - warm)
+    done = (step - 1 - warm) / max(1, steps - warm)
     low = min(cfg.final_rate, cfg.learning_rate)
     return low + (cfg.learning_rate - low) * 0.5 * (1 + math.cos(math.pi * done))
 

@@ -76,7 +76,9 @@ class Processes:
             ])  # fmt: skip
             dist.all_reduce(flat)
             flat /= self.world
-            for p, mean in zip(of_kind, flat.split([p.numel() for p in of_kind]), strict=True):
+            for p, mean in zip(
+                of_kind, torch.split(flat, [p.numel() for p in of_kind]), strict=True
+            ):
                 p.grad = mean.view_as(p).clone()
 
     def mean(self, value: Tensor) -> Tensor:

@@ -1,0 +1,78 @@
+"""The language demo: that all of it runs, and (slow) that it learns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from wsiprep.core.types import Size
+from wsiprep.store.read import FeatureStore
+from wsiprep.synth.cohort import NAMES, Cohort
+from wsiprep.synth.composition import KINDS
+from wsiprep.tasks.demo_cohort import DemoFolder, make_stores, write_texts
+from wsiprep.tasks.demo_language import judge_demo, train_demo_align, train_demo_assistant
+from wsiprep.train.language.manifest import read_manifest
+
+FEW_STEPS = ("optimisation.steps=3", "optimisation.batch_size=3")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    torch.set_num_threads(1)
+    cohort = Cohort(trained=3, tested=2, size=Size(1024, 1024), mpp=2.0)
+    demo = DemoFolder(tmp_path_factory.mktemp("demo"), cohort)
+    make_stores(demo)
+    write_texts(demo)
+    return demo
+
+
+def test_the_truth_is_that_of_the_patches(made):
+    slide = made.cohort.test[0]
+    grid = FeatureStore(made.store_path(slide)).grid()
+    cover = slide.cover(grid.origin0_px, grid.plan.side0_px)
+    for kind in slide.kinds:
+        lattice = np.load(made.truth.parent / f"{slide.id}-{kind}.npy")
+        assert lattice.shape == grid.shape
+        of_patches = lattice[grid.cell[:, 0], grid.cell[:, 1]]
+        assert np.array_equal(of_patches, cover[:, KINDS.index(kind)] >= 0.5)
+    assert np.load(made.truth.parent / f"{slide.id}-{slide.main}.npy").any()
+
+
+def test_no_test_slide_is_learned_from(made):
+    samples = read_manifest(made.talks)
+    assert {one.slides[0] for one in samples if one.split == "train"} == {
+        slide.id for slide in made.cohort.train
+    }
+    assert {one.split for one in samples} == {"train", "test"}
+    assert {one.split for one in read_manifest(made.captions)} == {"train", "test"}
+
+
+def test_all_of_it_runs_and_goes_on_where_it_was(made):
+    before = made.store_path(made.cohort.test[0]).stat().st_mtime_ns
+    slide_before = made.slide_path(made.cohort.test[0]).stat().st_mtime_ns
+    make_stores(made)
+    assert made.store_path(made.cohort.test[0]).stat().st_mtime_ns == before
+    assert made.slide_path(made.cohort.test[0]).stat().st_mtime_ns == slide_before
+
+    told = []
+    train_demo_align(made, told.append, changes=FEW_STEPS)
+    train_demo_assistant(made, told.append, changes=FEW_STEPS)
+    assert [step.step for step in told] == [1, 2, 3] * 2
+    train_demo_align(made, told.append, changes=FEW_STEPS)
+    assert len(told) == 6  # it was done
+
+    done = judge_demo(made)
+    scores = done.report["scores"]
+    for part in ("retrieval", "zero_shot", "grounding", "answers", "captions"):
+        values = [found["value"] for found in scores[part].values()]
+        assert values
+        assert all(value is None or value >= 0 for value in values)
+    assert Path(done.picture).stat().st_size > 5000
+    example = done.report["example"]
+    assert example["answer"] in NAMES.values()
+    assert example["caption_true"] == made.cohort.test[0].caption or example["slide"] != "test-000"
+    assert json.loads((made.results / "demo.json").read_text()) == done.report

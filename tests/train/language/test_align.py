@@ -1,0 +1,345 @@
+"""Slides and texts are aligned: gradients, resume, checkpoints, processes."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.train.language.aligned import (
+    DIM,
+    HERE,
+    MADE_WITH,
+    PERCEIVER,
+    QFORMER,
+    WORLD,
+    cases_of,
+    learner_of,
+    recipe_of,
+)
+from tests.train.language.made import write_store
+from wsiprep.core.errors import ConfigError, ManifestError, StoreMismatchError, WeightsError
+from wsiprep.core.types import EncoderSpec
+from wsiprep.models.bags import pack
+from wsiprep.models.sampling import Sampling
+from wsiprep.train.language.align import train_align
+from wsiprep.train.language.cases import batches
+from wsiprep.train.language.checkpoint import Checkpoints, load_aligned, locate, save_aligned
+from wsiprep.train.language.config import LanguageTraining
+from wsiprep.train.language.loop import RunPlan, learning_rate, train
+from wsiprep.train.language.manifest import Sample, write_manifest
+from wsiprep.train.language.recipe import Optimisation
+from wsiprep.train.language.rehearsal import rehearse_align
+
+torch.set_num_threads(1)
+SHARED = {"encoder": "shared", "tokens": "words"}
+OBJECTIVES = {
+    "infonce and regions": {},
+    "siglip": {"slide": "siglip", "region_weight": 0.0},
+    "captions": {"region_weight": 0.0, "caption_weight": 2.0,
+                 "caption_options": {"width": 32, "layers": 1, "heads": 4, "hidden": 64}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cases() -> Any:
+    return cases_of(WORLD.train(12))
+
+
+def first_batch(cases: Any, size: int = 6) -> Any:
+    return next(iter(batches(cases, size, 1, 1)))
+
+
+def gradients(learner: Any) -> dict[str, torch.Tensor]:
+    return {n: p.grad.clone() for n, p in learner.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("micro", [1, 4])
+def test_micro_batches_do_not_change_the_gradient(name: str, micro: int, cases: Any) -> None:
+    found = []
+    for size in (None, micro):
+        recipe = recipe_of(objectives=OBJECTIVES[name], optimisation={"micro_batch": size})
+        learner = learner_of(recipe, cases)
+        losses = learner.backward(first_batch(cases))
+        found.append((gradients(learner), {k: float(v) for k, v in losses.items()}))
+    (whole, loss), (parts, other) = found
+    assert loss == pytest.approx(other, rel=1e-5)
+    assert whole.keys() == parts.keys()
+    largest = max(float(g.abs().max()) for g in whole.values())
+    for key, gradient in whole.items():
+        assert torch.allclose(gradient, parts[key], rtol=1e-3, atol=1e-5 * largest), key
+
+
+def test_soft_top_k_looks_at_patches(cases: Any) -> None:
+    recipe = recipe_of(slides=PERCEIVER, objectives={
+        "region": "soft_top_k", "region_options": {"k": 16}
+    })  # fmt: skip
+    learner = learner_of(recipe, cases)
+    losses = learner.backward(first_batch(cases))
+    assert set(losses) == {"slide", "region", "loss"}
+    learner.model.eval()
+    scores = learner.model.ground(pack([cases.bag(0, 0)]), ["keratin pearls seen."], "attention")
+    assert torch.allclose(scores.sum(dim=1), torch.ones(1), atol=1e-5)
+
+
+def test_matching_learns_with_the_shared_network(cases: Any) -> None:
+    recipe = recipe_of(texts=SHARED, objectives={"matching_weight": 1.0, "region_weight": 0.0})
+    learner = learner_of(recipe, cases)
+    losses = learner.backward(first_batch(cases))
+    assert losses["loss"] == pytest.approx(losses["slide"] + losses["matching"])
+    assert learner.model.heads["matching"].linear.weight.grad.abs().max() > 0
+    assert "texts.encoder" not in " ".join(n for n, _ in learner.model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"objectives": {"matching_weight": 1.0}}, "matching needs"),
+        ({"slides": PERCEIVER, "texts": SHARED}, "needs the slide encoder 'qformer'"),
+        ({"dim": 48, "slides": {**QFORMER, "head": "none"}}, "need a head"),
+        ({"objectives": {"slide_options": {"heat": 1}}}, "options of the objectives"),
+        ({"slides": {"encoder": "qformer", "options": {"size": 1}}}, "slide encoder 'qformer'"),
+    ],
+)
+def test_parts_that_do_not_go_together(changes: Any, said: str, cases: Any) -> None:
+    with pytest.raises(ConfigError, match=said):
+        learner_of(recipe_of(**changes), cases)
+
+
+def test_a_loss_without_its_vectors_is_told(cases: Any) -> None:
+    learner = learner_of(recipe_of(objectives={"region": "soft_top_k"}), cases)
+    with pytest.raises(ConfigError, match="gives no vectors of patches"):
+        learner.backward(first_batch(cases))
+
+
+def test_frozen_sides_stay(cases: Any, tmp_path: Path) -> None:
+    recipe = recipe_of(optimisation={"text_rate": 0.0, "steps": 2})
+    learner = learner_of(recipe, cases)
+    before = {n: p.detach().clone() for n, p in learner.model.named_parameters()}
+    train(learner, cases, recipe.optimisation, RunPlan(tmp_path, 1, 10), HERE)
+    moved = {n for n, p in learner.model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved
+    assert not any(name.startswith("texts.encoder") for name in moved)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("dropout", [0.1])
+def test_resume_is_to_the_bit(dropout: float, cases: Any, tmp_path: Path) -> None:
+    slides = {**QFORMER, "options": {**QFORMER["options"], "dropout": dropout}}
+    recipe = recipe_of(slides=slides, optimisation={"steps": 6, "micro_batch": 4})
+    val = cases_of(WORLD.test())
+
+    def run(folder: Path, *, resume: bool = False, stop: int = 99) -> dict[str, torch.Tensor]:
+        learner = learner_of(recipe, cases, val)
+
+        def heard(step: Any) -> None:
+            if step.step == stop:
+                raise Stop
+
+        plan = RunPlan(folder, 1, 2, resume, {"a": 1})
+        try:
+            train(learner, cases, recipe.optimisation, plan, HERE, heard)
+        except Stop:
+            return {}
+        return dict(learner.model.state_dict())
+
+    whole = run(tmp_path / "whole")
+    assert not run(tmp_path / "parts", stop=5)
+    parts = run(tmp_path / "parts", resume=True)
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert (tmp_path / "whole/log.csv").read_text() == (tmp_path / "parts/log.csv").read_text()
+    with pytest.raises(ConfigError, match="other settings"):
+        train(
+            learner_of(recipe, cases), cases, recipe.optimisation,
+            RunPlan(tmp_path / "parts", 1, 2, resume=True, decides={"a": 2}), HERE,
+        )  # fmt: skip
+    with pytest.raises(ConfigError, match="to go on from"):
+        run(tmp_path / "nothing", resume=True)
+
+
+def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path)
+
+    def write(folder: Path) -> None:
+        (folder / "model.json").write_text("{}")
+
+    def broken(folder: Path) -> None:
+        (folder / "model.json").write_text("{")
+        raise Stop
+
+    kept.add(10, write, best=True)
+    kept.add(20, write, best=False)
+    assert kept.names() == {"last": "step-000020", "best": "step-000010"}
+    with pytest.raises(Stop):
+        kept.add(30, broken, best=True)
+    assert kept.names()["best"] == "step-000010"
+    assert locate(tmp_path).name == "step-000010"
+    kept.add(30, write, best=True)
+    assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-000030"]
+
+
+def test_checkpoint_gives_the_same_vectors(cases: Any, tmp_path: Path) -> None:
+    recipe = recipe_of(optimisation={"steps": 2})
+    learner = learner_of(recipe, cases)
+    done = train(learner, cases, recipe.optimisation, RunPlan(tmp_path, 1, 2), HERE)
+    state = torch.get_rng_state()
+    read = load_aligned(done.checkpoint.parent, "cpu")
+    assert torch.equal(state, torch.get_rng_state())
+    learner.model.eval()
+    bags, texts = pack([cases.bag(i, 0) for i in range(3)]), ["mucin pools seen.", "tumour nests"]
+    assert torch.equal(read.model.embed_slides(bags), learner.model.embed_slides(bags))
+    assert torch.equal(read.model.embed_texts(texts), learner.model.embed_texts(texts))
+    assert read.features == MADE_WITH
+    assert read.recipe["name"] == "test"
+    for method in ("attention", "cosine", "occlusion"):
+        scores = read.model.ground(pack([cases.bag(0, 0)]), texts, method)
+        assert scores.shape == (2, len(cases.bag(0, 0)))
+        assert torch.isfinite(scores).all()
+
+
+def test_checkpoints_that_do_not_fit_are_refused(cases: Any, tmp_path: Path) -> None:
+    learner = learner_of(recipe_of(), cases)
+    save_aligned(
+        tmp_path, learner.model, features=MADE_WITH, sampling=Sampling(), recipe={"name": "x"}
+    )
+    words = json.loads((tmp_path / "model.json").read_text())
+    for change, error, said in (
+        ({"kind": "assistant"}, WeightsError, "what is needed is aligned"),
+        ({"format": 99}, WeightsError, "format 99"),
+        ({"text": {"kind": "transformer"}}, StoreMismatchError, "text encoder is not the one"),
+        ({"input_dim": DIM + 1}, WeightsError, "do not fit"),
+    ):
+        (tmp_path / "model.json").write_text(json.dumps({**words, **change}))
+        with pytest.raises(error, match=said):
+            load_aligned(tmp_path, "cpu")
+    with pytest.raises(WeightsError, match="holds no model"):
+        load_aligned(tmp_path / "nowhere", "cpu")
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    cfg = Optimisation(learning_rate=1.0, final_rate=0.1, warmup=10)
+    rates = [learning_rate(cfg, step, 110) for step in range(1, 111)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == max(rates) == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.1, abs=1e-3)
+    assert all(a > b for a, b in pairwise(rates[10:]))
+    assert learning_rate(Optimisation(warmup=0.5, steps=1), 1, 1) > 0
+
+
+TWO = """
+import sys, torch
+from pathlib import Path
+from tests.train.language.aligned import *
+from wsiprep.train.language.cases import batches
+from wsiprep.train.language.loop import RunPlan, train
+from wsiprep.train.language.processes import join_processes
+torch.set_num_threads(1)
+processes = join_processes(torch.device("cpu"))
+out = Path(sys.argv[1])
+recipe = recipe_of(optimisation={"steps": 2, "micro_batch": int(sys.argv[2])})
+cases = cases_of(WORLD.train(12))
+learner = learner_of(recipe, cases, processes=processes)
+batch = next(iter(batches(cases, 6, 1, 1, rank=processes.rank, world=processes.world)))
+learner.backward(batch)
+found = {n: p.grad.clone() for n, p in learner.model.named_parameters() if p.grad is not None}
+learner.model.zero_grad()
+train(learner, cases, recipe.optimisation, RunPlan(out, 1, 2), processes)
+if processes.main:
+    torch.save(found, out / "gradients.pt")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("micro", [1, 6])
+def test_two_processes_learn_as_one(micro: int, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    root = str(Path(__file__).parents[3])
+
+    def run(world: int) -> tuple[dict[str, torch.Tensor], str]:
+        out = tmp_path / f"{world}"
+        env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": root, "MASTER_ADDR": "127.0.0.1",
+               "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}  # fmt: skip
+        command = [sys.executable, str(script), str(out), str(micro)]
+        ranks = [{**env, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(world)]
+        started = [subprocess.Popen(command, env=rank, cwd=root) for rank in ranks]
+        assert [process.wait(300) for process in started] == [0] * world
+        return torch.load(out / "gradients.pt", weights_only=True), (out / "log.csv").read_text()
+
+    (one, log), (two, other) = run(1), run(2)
+    assert one.keys() == two.keys()
+    largest = max(float(gradient.abs().max()) for gradient in one.values())
+    for name, gradient in one.items():
+        assert torch.allclose(gradient, two[name], rtol=1e-3, atol=1e-5 * largest), name
+    losses = [[float(row.split(",")[2]) for row in text.splitlines()[1:]] for text in (log, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+SPEC = EncoderSpec("planted", DIM, None, (0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> LanguageTraining:
+    samples = []
+    for number, slide in enumerate(WORLD.train(6)):
+        write_store(
+            tmp_path / "stores", slide.id, number=number, cells=slide.cell, spec=SPEC,
+            vectors=slide.features, dtype="float32",
+        )  # fmt: skip
+        split = "val" if number == 5 else "train"
+        samples.append(Sample(
+            id=slide.id, slides=(slide.id,), patient_id=slide.id, caption=slide.caption,
+            sub_captions=slide.sub_captions, split=split,
+        ))  # fmt: skip
+    write_manifest(tmp_path / "data.jsonl", samples)
+    small = tmp_path / "small.yaml"
+    small.write_text(json.dumps({"align": recipe_of().canonical()}))
+    return LanguageTraining(
+        data=tmp_path / "data.jsonl", output=tmp_path / "run", stores=tmp_path / "stores",
+        recipe=str(small), device="cpu", set=("optimisation.steps=2",), validate_every=1,
+    )  # fmt: skip
+
+
+def test_from_stores_to_a_checkpoint(cohort: LanguageTraining) -> None:
+    heard: list[Any] = []
+    done = train_align(cohort, heard.append)
+    assert [step.step for step in heard] == [1, 2]
+    assert done.scores.keys() == {"r_at_1", "r_at_5", "mrr"}
+    read = load_aligned(cohort.output, "cpu")
+    assert read.features.encoder == "planted"
+    assert read.recipe["optimisation"]["steps"] == 2
+    with pytest.raises(ConfigError, match="other settings or samples"):
+        train_align(cohort.model_copy(update={"resume": True, "seed": 2}))
+
+
+def test_dry_run_writes_nothing(cohort: LanguageTraining) -> None:
+    facts = rehearse_align(cohort)
+    assert facts["samples"] == "5 to learn from, 1 to validate on"
+    assert "learn" in facts["parameters"]
+    assert not cohort.output.exists()
+
+
+def test_nothing_to_learn_from(cohort: LanguageTraining) -> None:
+    write_manifest(cohort.data, [Sample(id="a", slides=("a",), label="x")])
+    with pytest.raises(ManifestError, match="no sample to learn from"):
+        train_align(cohort)
+
+
+def test_text_settings_are_checked(cohort: LanguageTraining) -> None:
+    changes = ("model.texts.encoder=shared", "model.texts.options={a: 1}")
+    with pytest.raises(ConfigError, match="no options"):
+        train_align(cohort.model_copy(update={"set": changes}))

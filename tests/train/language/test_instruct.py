@@ -1,0 +1,356 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tests.train.language.assistants import (
+    DIM,
+    FEATURES,
+    RECIPE,
+    TINY,
+    bag_of,
+    cases_of,
+    recipe,
+    samples,
+    write_set,
+)
+from wsiprep.core.config import Settings
+from wsiprep.core.errors import ConfigError, ManifestError, StoreMismatchError, WeightsError
+from wsiprep.core.report import TrainStep
+from wsiprep.models import pack
+from wsiprep.models.aligned import Aligned, AlignedConfig
+from wsiprep.models.assistant import Assistant
+from wsiprep.models.assistant_parts import AssistantParts, make_assistant
+from wsiprep.models.language import Decoding, Turn
+from wsiprep.models.sampling import Sampling
+from wsiprep.models.text.tokenizer import train_bpe
+from wsiprep.train.language.assistant_checkpoint import (
+    load_assistant,
+    read_start,
+    save_assistant,
+)
+from wsiprep.train.language.assistant_config import AssistantTraining
+from wsiprep.train.language.cases import Batch
+from wsiprep.train.language.checkpoint import save_aligned
+from wsiprep.train.language.conversations import answer_of, conversations_of, question_of
+from wsiprep.train.language.instruct import (
+    InstructLearner,
+    prepare_assistant,
+    rehearse_assistant,
+    train_assistant,
+)
+from wsiprep.train.language.instruct_config import AssistantRecipe
+from wsiprep.train.language.manifest import Sample
+from wsiprep.train.language.processes import Processes
+from wsiprep.train.language.recipe import load_recipe, recipe_names, section
+
+CPU = torch.device("cpu")
+TOKENIZER = train_bpe(["Tissue of colon, lung, kidney, skin."] * 3, vocab_size=300)
+
+
+class Shares(Processes):
+    """This process as one of two: the other had so many tokens, and its gradient."""
+
+    def __init__(self, other_tokens: float) -> None:
+        super().__init__(0, 1, CPU)
+        object.__setattr__(self, "other", other_tokens)
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        return (value + self.other) / 2  # type: ignore[attr-defined]
+
+
+def learner_of(how: AssistantRecipe, processes: Processes | None = None) -> InstructLearner:
+    torch.manual_seed(0)
+    model = make_assistant(how.model, DIM, TOKENIZER, seed=3)
+    return InstructLearner(
+        model, how.model, how, cases_of(samples()), cases_of(samples(6)[4:]),
+        processes or Processes(0, 1, CPU), command="instruct", name="small",
+    )  # fmt: skip
+
+
+def batch_of(rows: list[int], what: list[Sample] | None = None) -> Batch:
+    found = what or samples()
+    return Batch(1, 0, tuple(found[k] for k in rows), tuple(bag_of(k) for k in rows))
+
+
+def gradients(learner: InstructLearner, batch: Batch) -> tuple[float, torch.Tensor]:
+    learner.model.zero_grad()
+    loss = learner.backward(batch)["loss"]
+    grown = [p.grad.flatten() for p in learner.model.parameters() if p.grad is not None]
+    return float(loss), torch.cat(grown).clone()
+
+
+def training(folder: Path, stores: Path, data: Path, **given: Any) -> AssistantTraining:
+    (folder / "small.yaml").write_text(
+        yaml.safe_dump({"caption": RECIPE, "instruct": RECIPE}), encoding="utf-8"
+    )
+    values = {
+        "data": data, "stores": stores, "output": folder / "out", "device": "cpu",
+        "recipe": str(folder / "small.yaml"), "validate_every": 100, **given,
+    }  # fmt: skip
+    return AssistantTraining.model_validate(values)
+
+
+def test_what_is_learned_of_a_sample() -> None:
+    one, cfg = samples()[1], recipe().model.assistant
+    talks = conversations_of(one, "instruct", cfg)
+    assert [talk[-1].text for talk in talks] == ["The lung.", "B. lung", "Tissue of lung."]
+    asked = talks[1][0].text.splitlines()
+    assert asked == [
+        "Choose the organ.", "Answer with one of these options.",
+        "A. colon", "B. lung", "C. kidney", "D. skin",
+    ]  # fmt: skip
+    assert question_of(one, cfg) == talks[1][:1]
+    only = conversations_of(one, "caption", cfg)
+    assert only == talks[2:]
+    assert only[0][0] == Turn("user", cfg.caption_prompt)
+    assert conversations_of(one, "instruct", cfg, captions=False) == talks[:2]
+    findings = Sample(id="a", slides=("s",), sub_captions=("Necrosis.", "No tumour"))
+    assert conversations_of(findings, "caption", cfg)[0][1].text == "Necrosis. No tumour."
+    assert conversations_of(Sample(id="b", slides=("s",), label="x"), "instruct", cfg) == []
+
+
+@pytest.mark.parametrize(("style", "said"), [("letter", "C"), ("text", "kidney")])
+def test_styles_of_choices(style: str, said: str) -> None:
+    cfg = recipe().model.assistant.model_copy(update={"choices": style})
+    assert answer_of(samples()[2], cfg) == said
+    marked = question_of(samples()[2], cfg)[0].text.splitlines()[-2]
+    assert marked == ("- kidney" if style == "text" else "C. kidney")
+
+
+@pytest.mark.parametrize("micro", [1, 3])
+def test_the_gradient_does_not_depend_on_the_micro_batch(micro: int) -> None:
+    whole = gradients(learner_of(recipe()), batch_of([0, 1, 2, 3]))
+    parts = gradients(learner_of(recipe(micro_batch=micro)), batch_of([0, 1, 2, 3]))
+    assert parts[0] == pytest.approx(whole[0], rel=1e-5)
+    torch.testing.assert_close(parts[1], whole[1], rtol=1e-4, atol=1e-6)
+
+
+def test_the_gradient_does_not_depend_on_the_number_of_processes() -> None:
+    # Of unequal length, so that the mean of means would be another number.
+    what = samples()
+    what[0] = replace(what[0], caption="A long caption, " * 4)
+    whole = gradients(learner_of(recipe()), batch_of([0, 1, 2, 3], what))
+    tokens = []
+    for rows in ([0, 2], [1, 3]):
+        learner = learner_of(recipe())
+        batch = batch_of(rows, what)
+        tokens.append(int(learner._out(batch.samples, batch.bags).tokens))
+    assert tokens[0] > tokens[1]
+    parts = [
+        gradients(learner_of(recipe(), Shares(other)), batch_of(rows, what))
+        for rows, other in (([0, 2], tokens[1]), ([1, 3], tokens[0]))
+    ]
+    assert sum(part[0] for part in parts) / 2 == pytest.approx(whole[0], rel=1e-5)
+    torch.testing.assert_close((parts[0][1] + parts[1][1]) / 2, whole[1], rtol=1e-4, atol=1e-6)
+
+
+def test_validation_knows_right_from_wrong() -> None:
+    learner = learner_of(recipe(learning_rate=5e-3))
+    before = learner.validate()
+    weights = [p for p in learner.model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(weights, lr=5e-3)
+    for _ in range(60):
+        gradients(learner, batch_of([0, 1, 2, 3]))
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
+    learner.model.eval()
+    after = learner.validate()
+    assert 0 < before["token_probability"] < 0.02
+    assert after["token_probability"] > 0.5
+    assert after["accuracy"] == 1.0
+    # The slides of validation are others, of the same organs.
+    learner.val = cases_of([replace(s, answer="colon") for s in samples(4)[1:]])
+    assert learner.validate()["accuracy"] == 0.0
+
+
+def test_rates_are_of_parts() -> None:
+    learner = learner_of(recipe(text_rate=0.5))
+    assert [rate.factor for rate in learner.rates()] == [1.0, 0.5, 1.0]
+    every = {name for rate in learner.rates() for name in rate.parameters}
+    learned = {n for n, p in learner.model.named_parameters() if p.requires_grad}
+    assert every == learned
+    assert any(name.startswith("language.") for name in every)
+    frozen = learner_of(recipe(text_rate=0))
+    assert not any(p.requires_grad for p in frozen.model.language.parameters())
+
+
+def test_from_stores_to_answers(tmp_path: Path) -> None:
+    stores, data = write_set(tmp_path)
+    cfg = training(tmp_path, stores, data, set=("optimisation.steps=3",))
+    first = train_assistant(cfg, "caption")
+    captioner = load_assistant(first.checkpoint, "cpu")
+    assert captioner.features.dim == DIM
+    assert captioner.recipe["command"] == "caption"
+    again = training(
+        tmp_path, stores, data, start=tmp_path / "out", output=tmp_path / "two",
+        set=("optimisation.steps=70",),
+    )  # fmt: skip
+    begun = prepare_assistant(again, "instruct").learner.model
+    for name, value in captioner.model.trainable_state().items():
+        assert torch.equal(begun.trainable_state()[name], value)
+    steps: list[TrainStep] = []
+    done = train_assistant(again, "instruct", steps.append)
+    assert steps[-1].loss < 0.5 * steps[0].loss
+    assert set(done.scores) == {"token_probability", "accuracy"}
+    model = load_assistant(tmp_path / "two", "cpu").model
+    shown = model.look(pack([bag_of(k) for k in range(4)]).to("cpu", torch.float32))
+    cfg_ = model.cfg
+    said = model.answer(
+        shown, [question_of(one, cfg_) for one in samples()], Decoding(max_new_tokens=16)
+    )
+    assert said == [answer_of(one, cfg_) for one in samples()]
+
+
+def test_a_run_that_was_stopped_ends_the_same(tmp_path: Path) -> None:
+    stores, data = write_set(tmp_path)
+
+    def run(name: str, **given: Any) -> AssistantTraining:
+        return training(
+            tmp_path, stores, data, output=tmp_path / name, validate_every=2,
+            set=("optimisation.steps=4",), **given,
+        )  # fmt: skip
+
+    whole = train_assistant(run("whole"), "instruct")
+
+    def stop(step: TrainStep) -> None:
+        if step.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_assistant(run("stopped"), "instruct", stop)
+    rest = train_assistant(run("stopped", resume=True), "instruct")
+    one, two = (done.checkpoint / "weights.safetensors" for done in (whole, rest))
+    assert one.read_bytes() == two.read_bytes()
+    with pytest.raises(ConfigError, match="other settings"):
+        train_assistant(run("stopped", resume=True, seed=2), "instruct")
+
+
+def test_dry_run_tells_what_it_takes(tmp_path: Path) -> None:
+    stores, data = write_set(tmp_path)
+    facts = rehearse_assistant(training(tmp_path, stores, data), "instruct")
+    assert facts["language model"] == "tiny"
+    assert facts["samples"] == "4 to learn from, 2 to validate on"
+    assert facts["patches of a step"] == "24"
+    assert "of which" in facts["tokens of a step"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_that_say_nothing_are_an_error(tmp_path: Path) -> None:
+    stores, data = write_set(tmp_path)
+    (tmp_path / "labels.jsonl").write_text('{"id": "a", "slides": ["s0"], "label": "x"}\n')
+    cfg = training(tmp_path, stores, tmp_path / "labels.jsonl")
+    with pytest.raises(ManifestError, match="none of split train has a caption"):
+        prepare_assistant(cfg, "caption")
+    few = training(tmp_path, stores, data, set=("validate_most=1",))
+    held = prepare_assistant(few, "caption").learner.val
+    assert held is not None
+    assert len(held) == 1
+
+
+def made(parts: dict[str, Any], seed: int = 3) -> tuple[Assistant, AssistantParts]:
+    torch.manual_seed(seed)
+    wanted = AssistantParts.model_validate(parts)
+    return make_assistant(wanted, DIM, TOKENIZER, seed=seed), wanted
+
+
+def saved(folder: Path, model: Assistant, parts: AssistantParts) -> Path:
+    folder.mkdir()
+    save_assistant(folder, model, parts, features=FEATURES, sampling=Sampling(), recipe={})
+    return folder
+
+
+PERCEIVER = {"encoder": "perceiver", "options": {"dim": 16, "latents": 5, "heads": 2}}
+
+
+def test_a_checkpoint_gives_the_model_back(tmp_path: Path) -> None:
+    model, parts = made({"slides": PERCEIVER, "language": TINY})
+    random = torch.get_rng_state()
+    found = load_assistant(saved(tmp_path / "a", model, parts), "cpu")
+    assert torch.equal(torch.get_rng_state(), random)
+    assert (found.parts, found.features) == (parts, FEATURES)
+    talk = [[Turn("user", "Which organ?"), Turn("assistant", "colon")]]
+    bags = pack([bag_of(0)]).to("cpu", torch.float32)
+    assert not found.model.training
+    assert torch.equal(model.eval()(bags, talk).loss, found.model(bags, talk).loss)
+
+
+def test_another_language_model_is_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "a", *made({"slides": PERCEIVER, "language": TINY}))
+    words = json.loads((folder / "model.json").read_text())
+    words["language"]["tokenizer_sha256"] = "0" * 64
+    (folder / "model.json").write_text(json.dumps(words))
+    with pytest.raises(StoreMismatchError, match="tokenizer_sha256 was 000"):
+        load_assistant(folder, "cpu")
+    words["kind"] = "aligned"
+    (folder / "model.json").write_text(json.dumps(words))
+    with pytest.raises(WeightsError, match="what is needed is assistant"):
+        load_assistant(folder, "cpu")
+
+
+def test_it_begins_with_the_encoder_of_an_aligned_model(tmp_path: Path) -> None:
+    options = {
+        "dim": 16, "queries": 2, "width": 24, "layers": 2, "heads": 2, "hidden": 32,
+        "mixer_heads": 2, "mixer_hidden": 16, "mixer_layers": 1,
+    }  # fmt: skip
+    cfg = AlignedConfig.model_validate(
+        {
+            "slides": {"encoder": "qformer", "options": options},
+            "texts": {"encoder": "shared", "vocabulary": 300},
+        }
+    )
+    torch.manual_seed(5)
+    aligned = Aligned(cfg, DIM, TOKENIZER).eval()
+    (tmp_path / "a").mkdir()
+    save_aligned(tmp_path / "a", aligned, features=FEATURES, sampling=Sampling(), recipe={})
+    start = read_start(tmp_path / "a")
+    wanted = AssistantParts.model_validate({"language": TINY})
+    parts = start.parts(wanted)
+    model = make_assistant(parts, DIM, TOKENIZER, seed=9).eval()
+    fresh = model.projector.state_dict()
+    start.fill(model)
+    bags = pack([bag_of(0), bag_of(1)]).to("cpu", torch.float32)
+    torch.testing.assert_close(model.slides(bags).tokens, aligned.slides(bags).tokens)
+    assert all(torch.equal(v, fresh[k]) for k, v in model.projector.state_dict().items())
+    # The language model is shown other tokens of the same encoder.
+    queries = {"encoder": "qformer", "options": {"tokens": "queries"}}
+    other = start.parts(wanted.model_copy(update={"slides": _side(queries)}))
+    assert other.slides is not None
+    assert other.slides.options == {**options, "tokens": "queries"}
+    with pytest.raises(ConfigError, match="wants the slide encoder 'perceiver'"):
+        start.parts(wanted.model_copy(update={"slides": _side(PERCEIVER)}))
+
+
+def _side(values: dict[str, Any]) -> Settings | None:
+    return AssistantParts.model_validate({"slides": values}).slides
+
+
+def test_a_projector_of_another_language_model_is_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "a", *made({"slides": PERCEIVER, "language": TINY}))
+    start = read_start(folder)
+    wide = {**TINY, "options": {"width": 64, "layers": 1, "heads": 4}}
+    other, _ = made({"slides": PERCEIVER, "language": wide})
+    with pytest.raises(StoreMismatchError, match="width was 48 and is 64"):
+        start.fill(other)
+
+
+def test_without_a_slide_encoder_there_is_no_assistant() -> None:
+    with pytest.raises(ConfigError, match="no slide encoder"):
+        make_assistant(AssistantParts.model_validate({"language": TINY}), DIM, TOKENIZER)
+    wrong = {"slides": PERCEIVER, "language": {"kind": "hf"}}
+    with pytest.raises(ConfigError, match="llm"):
+        make_assistant(AssistantParts.model_validate(wrong), DIM)
+
+
+def test_recipes_of_the_package_can_be_read() -> None:
+    for name in recipe_names():
+        there = load_recipe(name)
+        for command in ("caption", "instruct"):
+            if getattr(there, command) is not None:
+                section(there, command, AssistantRecipe)

