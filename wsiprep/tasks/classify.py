@@ -50,9 +50,9 @@ def score_slide(model: Aligned, bags: PackedBags, classes: Tensor) -> ClassScore
         bags: One bag.
         classes: float32 (C, d), of length 1.
     """
-    cosine = (model.embed_slides(bags) @ classes.T)[0].double()
+    cosine = (model.embed_slides(bags) @ classes.T)[0].cpu().double()
     chance = (model.scale() * cosine).softmax(dim=0)
-    return ClassScores(cosine.cpu().numpy(), chance.cpu().numpy(), "slide")
+    return ClassScores(cosine.numpy(), chance.numpy(), "slide")
 
 
 @torch.no_grad()
@@ -82,8 +82,8 @@ def score_patches(model: Aligned, bags: PackedBags, classes: Tensor) -> ClassSco
             "the slide encoder of this model has vectors neither of patches nor of regions.",
             hint="Use --mode slide.",
         )
-    share = torch.bincount(nearest, minlength=len(classes)).double() / len(nearest)
-    return ClassScores(share.cpu().numpy(), share.cpu().numpy(), counted)
+    share = torch.bincount(nearest.cpu(), minlength=len(classes)).double() / len(nearest)
+    return ClassScores(share.numpy(), share.numpy(), counted)
 
 
 def classify(cfg: ClassifyConfig, on_event: OnEvent = lambda _: None) -> Asked:

@@ -231,6 +231,11 @@ def _embed(
     on_event: OnEvent,
 ) -> tuple[list[Path], list[SlideOutcome]]:
     """Stores of slides, made as far as they are not there; in the order of the slides."""
+
+    def during(event: Event) -> None:
+        if event.kind not in ("run", "outcome"):  # those are told of slides that are asked about
+            on_event(event)
+
     stores: list[Path] = []
     failed: list[SlideOutcome] = []
     for ref in refs:
@@ -240,7 +245,7 @@ def _embed(
             continue
         row: SlideOutcome | None = None
         for cfg in _steps(ref, there, slide, out, expect, device, weights):
-            report = prepare(cfg, on_event)
+            report = prepare(cfg, during)
             if report.interrupted:
                 raise Interrupted("stopped while slides were embedded.")
             if report.problem is not None:

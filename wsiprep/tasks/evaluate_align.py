@@ -157,7 +157,7 @@ def _show(
             # Named by its stores, so that samples of the same slides see the same patches.
             bags = asked.show(read.bag, " ".join(path.name for path in case.stores))
             scores = None if vectors is None else score(model, bags, vectors).score
-            vector = model.embed_slides(bags)[0].double().cpu().numpy()
+            vector = model.embed_slides(bags)[0].cpu().double().numpy()
             done[case.stores] = _Seen(case, vector, scores, read.keys)
         same = done[case.stores]
         seen.append(_Seen(case, same.vector, same.classes, same.keys))
@@ -176,7 +176,7 @@ def _retrieval(
     captions = [caption_of(one.case.sample) for one in said]
     texts = np.concatenate(
         [
-            model.embed_texts(captions[i : i + TEXTS_AT_ONCE]).double().cpu().numpy()
+            model.embed_texts(captions[i : i + TEXTS_AT_ONCE]).cpu().double().numpy()
             for i in range(0, len(captions), TEXTS_AT_ONCE)
         ]
     )

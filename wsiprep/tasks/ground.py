@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wsiprep import __version__
 from wsiprep.core.config import digest
-from wsiprep.core.errors import UsageError, WsiprepError
+from wsiprep.core.errors import OutputError, UsageError, WsiprepError
 from wsiprep.core.report import Event, OnEvent
 from wsiprep.core.types import PatchGrid, SlideInfo
 from wsiprep.models.aligned import Aligned
@@ -173,7 +173,11 @@ def _store(
     method: GroundMethodName,
     asked: AskedModel,
 ) -> str:
-    """Write the scores into the store; where the same are there already, nothing changes."""
+    """Write the scores into the store; the same again heals what is there, and changes nothing.
+
+    Raises:
+        OutputError: the store cannot be written.
+    """
     key = digest(
         {
             "version": HEAT_MAP_VERSION,
@@ -185,7 +189,6 @@ def _store(
         }
     )
     name = f"{method}-{key[:12]}"
-    unit = heat_map_unit(heat.view.grid, heat.view.encoder, name)
     attributes = {
         "texts": list(texts),
         "method": method,
@@ -196,13 +199,16 @@ def _store(
         "max_patches": asked.max_patches,
         "versions": {"wsiprep": __version__, "torch": str(torch.__version__)},
     }
-    with hold_store(slide.store) as held:
-        if held.unit(unit) is None:
+    try:
+        with hold_store(slide.store) as held:
             held.put_heat_map(
                 heat.view.grid, heat.view.encoder, name, heat.grid, heat.rows, heat.scores, key,
                 attributes,
             )  # fmt: skip
-    return unit
+    except OutputError as err:
+        hint = "Pass --no-store where stores are not to be written."
+        raise OutputError(err.message, slide=slide.id, stage="store", hint=hint) from err
+    return heat_map_unit(heat.view.grid, heat.view.encoder, name)
 
 
 def _draw(

@@ -18,7 +18,7 @@ Picture = NDArray[np.uint8]
 LOW_QUANTILE: Final = 0.02
 HIGH_QUANTILE: Final = 0.99
 """Scores at and beyond these quantiles have the first and the last colour."""
-GREY: Final = 0.55
+GREY: Final = 0.85
 """How far the picture is faded to grey, so that the heat is what has colour."""
 LEAST_TINT: Final = 0.15
 MOST_TINT: Final = 0.75
@@ -106,7 +106,7 @@ def draw_heat_map(
         said.append("no patches")
     um_per_px = None if slide_mpp is None else size0.width / w * slide_mpp
     strip = caption_strip(w, " | ".join(said), um_per_px, [])
-    return np.concatenate([picture, _bar(w, strip.shape[0] // 2, low, high), strip])
+    return np.concatenate([picture, _bar(w, strip.shape[0] * 3 // 4, low, high), strip])
 
 
 def tissue_silhouette(mask: TissueMask, longest_px: int = 1600) -> Picture:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
 from tests.train.language.assistants import (
     DIM,
@@ -20,6 +21,7 @@ from tests.train.language.assistants import (
     samples,
     write_set,
 )
+from wsiprep.cli.main import app
 from wsiprep.core.config import Settings
 from wsiprep.core.errors import ConfigError, ManifestError, StoreMismatchError, WeightsError
 from wsiprep.core.report import TrainStep
@@ -177,6 +179,8 @@ def test_rates_are_of_parts() -> None:
     learned = {n for n, p in learner.model.named_parameters() if p.requires_grad}
     assert every == learned
     assert any(name.startswith("language.") for name in every)
+    still = learner_of(recipe(slide_rate=0))
+    assert not still.model.cfg.slides_learn
     frozen = learner_of(recipe(text_rate=0))
     assert not any(p.requires_grad for p in frozen.model.language.parameters())
 
@@ -240,6 +244,26 @@ def test_dry_run_tells_what_it_takes(tmp_path: Path) -> None:
     assert facts["patches of a step"] == "24"
     assert "of which" in facts["tokens of a step"]
     assert not (tmp_path / "out").exists()
+
+
+def test_by_the_command_line(tmp_path: Path) -> None:
+    stores, data = write_set(tmp_path)
+    cfg = training(tmp_path, stores, data)
+    flags = ["--data", str(data), "--stores", str(stores), "--recipe", cfg.recipe, "--device",
+             "cpu", "-o", str(tmp_path / "out"), "--set", "optimisation.steps=2"]  # fmt: skip
+    runner = CliRunner()
+    told = runner.invoke(app, ["train", "caption", *flags, "--dry-run"])
+    assert told.exit_code == 0
+    assert "language model" in told.stdout
+    assert "tiny" in told.stdout
+    done = runner.invoke(app, ["train", "caption", *flags])
+    assert done.exit_code == 0
+    assert f"wsiprep ask | caption --model {tmp_path / 'out'}" in done.stdout
+    assert load_assistant(tmp_path / "out", "cpu").recipe["command"] == "caption"
+    rows = (tmp_path / "out" / "log.csv").read_text().splitlines()
+    assert "tokens" in rows[0].split(",")
+    wrong = runner.invoke(app, ["train", "instruct", *flags, "--recipe", "nobody"])
+    assert wrong.exit_code == 2
 
 
 def test_samples_that_say_nothing_are_an_error(tmp_path: Path) -> None:

@@ -19,7 +19,12 @@ from tests.train.language.assistants import (
     cases_of,
     samples,
 )
-from wsiprep.core.errors import ConfigError, PluginUnavailableError, StoreMismatchError
+from wsiprep.core.errors import (
+    ConfigError,
+    PluginUnavailableError,
+    StoreMismatchError,
+    WeightsError,
+)
 from wsiprep.models import pack
 from wsiprep.models.assistant import Assistant
 from wsiprep.models.assistant_parts import AssistantParts, make_assistant, with_llm
@@ -123,6 +128,8 @@ def test_another_language_model_is_refused_and_a_moved_one_is_not(
     other = make_llm(tmp_path / "other", seed=1)
     with pytest.raises(StoreMismatchError, match=r"weights was .*--llm"):
         load_assistant(folder, "cpu", llm=str(other))
+    with pytest.raises(WeightsError, match=r"nowhere is not there.*--llm"):
+        load_assistant(folder, "cpu", llm=str(tmp_path / "nowhere"))
     shutil.copytree(llm, tmp_path / "moved")
     moved = load_assistant(folder, "cpu", llm=str(tmp_path / "moved")).model
     assert torch.equal(moved(bags(), TALK).loss, model(bags(), TALK).loss)

@@ -208,6 +208,10 @@ def load_assistant(
     random = torch.get_rng_state()  # whose numbers the first weights would use up
     try:
         model = make_assistant(parts, int(words["input_dim"]), read_tokenizer(folder))
+    except WeightsError as err:
+        raise WeightsError(
+            err.message, stage="models", hint="Say where it lies now with --llm."
+        ) from err
     finally:
         torch.set_rng_state(random)
     _check_language(words["language"], _spoken(model), folder, ("model",))

@@ -79,6 +79,7 @@ class InstructLearner:
         self.command, self.name = command, name
         how = recipe.optimisation
         if not how.slide_rate:
+            model.cfg = model.cfg.model_copy(update={"slides_learn": False})
             model.slides.requires_grad_(False)
         if not how.text_rate:
             for weight in model.language.parameters():
@@ -100,17 +101,17 @@ class InstructLearner:
         return [Rate(parts[name], factor) for name, factor in factors.items()]
 
     def backward(self, batch: Batch) -> dict[str, Tensor]:
-        """Gradients of a step, and its loss."""
+        """Gradients of a step; its loss, and the tokens that were read for it."""
         device = self.processes.device
         micro = self.recipe.optimisation.micro_batch or len(batch.bags)
-        total = torch.zeros((), dtype=torch.float64, device=device)
-        tokens = torch.zeros((), dtype=torch.float64, device=device)
+        total, tokens, read = (torch.zeros((), device=device) for _ in range(3))
         for first in range(0, len(batch.bags), micro):
             rows = slice(first, first + micro)
             out = self._out(batch.samples[rows], batch.bags[rows])
             torch.autograd.backward(out.loss * out.tokens)
-            total += out.loss.detach().double() * out.tokens
+            total += out.loss.detach() * out.tokens
             tokens += out.tokens
+            read += out.read
         # Gradients so far are of sums. The mean of processes, which comes next, must be that over
         # the tokens of all of them.
         share = 1 / self.processes.mean(tokens).clamp(min=1)
@@ -119,7 +120,7 @@ class InstructLearner:
             if parameter.grad is not None:
                 parameter.grad.mul_(share.to(parameter.grad.dtype))
         self.processes.average_gradients(learned)
-        return {"loss": (total * share).float()}
+        return {"loss": total * share, "tokens": read}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
