@@ -17,6 +17,7 @@ FILES = (
     "store_layout.py",
     "end_to_end.py",
     "tissue.py",
+    "language.py",
 )
 
 

@@ -13,7 +13,8 @@ Large batches  a contrast of 256 slides of 256 patches, whole and by gradient ca
                8, and a batch of 8; each in a process of its own. `MiB beyond` is what a step
                needs beyond its data, texts and network.
 
-Dropout is on. On CPU, one thread.
+Dropout is on. On CPU, one thread. Processes that tell their memory call
+`wsiprep.core.malloc.return_large_blocks` first, as glibc else keeps what is freed.
 
     python benchmarks/language.py [--quick] [--repeats N] [--json FILE] [--markdown FILE]
 """
@@ -34,6 +35,7 @@ from harness import Case, Done, compare, options
 from store_layout import DIM, Features, Ours
 from torch import Tensor, nn
 
+from wsiprep.core.malloc import return_large_blocks
 from wsiprep.models import Bag, PackedBags, pack
 from wsiprep.models.encoders import perceiver, qformer
 from wsiprep.models.gradient_cache import Encoding, cached_backward
@@ -170,6 +172,7 @@ def packing_cases(quick: bool) -> list[Case]:
 def qformer_step(patches: int, layers: int) -> int:
     """Forward and backward of one slide; 0 patches only make the network."""
     torch.set_num_threads(1)
+    return_large_blocks()
     torch.manual_seed(0)
     net = qformer.create(qformer.Config(layers=layers), INPUT).train()
     if patches:
@@ -194,7 +197,7 @@ def qformer_cases(quick: bool) -> list[Case]:
 
 def store_cases(folder: Path, quick: bool) -> list[Case]:
     slides, drawn = (2, 64) if quick else (8, 2048)
-    samples = [Sample(id=f"s{n}", slides=("slide",)) for n in range(slides)]
+    samples = [Sample(id=f"s{n}", slides=("slide",), caption="-") for n in range(slides)]
     sampling = Sampling(method="stratified", patches=drawn)
     cases = Cases.of_stores(samples, folder, sampling)
     size = max(1, slides // 2)
@@ -220,6 +223,7 @@ def store_cases(folder: Path, quick: bool) -> list[Case]:
 def contrast(slides: int, piece: int, patches: int) -> int:
     """One step of contrast on slides, in pieces; 0 is whole, and -1 makes only the data."""
     torch.set_num_threads(1)
+    return_large_blocks()
     net = small_encoder(INPUT).train()
     bags = [bag(patches, seed, torch.float16) for seed in range(slides)]
     texts = torch.randn(slides, net.dim)

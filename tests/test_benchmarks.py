@@ -22,6 +22,7 @@ FILES = (
     "store_layout",
     "end_to_end",
     "tissue",
+    "language",
 )
 
 

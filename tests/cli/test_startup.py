@@ -9,9 +9,12 @@ import sys
 import pytest
 
 from wsiprep.core.config import leaves
+from wsiprep.tasks.ask_config import AskConfig, CaptionConfig
 from wsiprep.tasks.config import CoordsConfig, EmbedConfig, PrepareConfig, SegmentConfig
 from wsiprep.tasks.convert_config import ConvertConfig
 from wsiprep.tasks.evaluate_config import EvaluateTissueConfig
+from wsiprep.tasks.evaluate_texts_config import EvaluateCaptionConfig, EvaluateVqaConfig
+from wsiprep.train.language.assistant_config import TrainAssistantConfig
 
 HEAVY = {"torch", "timm", "zarr", "numpy", "cv2", "PIL", "openslide", "tiffslide", "h5py", "dask"}
 COMMANDS = [
@@ -19,6 +22,7 @@ COMMANDS = [
     *("evaluate", "evaluate tissue"),
     *("convert", "convert wsi-bench", "convert slidebench", "convert histgen"),
     *("convert wsi-vqa", "convert patchgastric"),
+    *("ask", "caption", "evaluate vqa", "evaluate caption", "train caption", "train instruct"),
 ]
 
 
@@ -55,6 +59,11 @@ def test_help_imports_nothing_heavy(command):
         ("embed", EmbedConfig),
         ("evaluate tissue", EvaluateTissueConfig),
         ("convert wsi-bench", ConvertConfig),
+        ("ask", AskConfig),
+        ("caption", CaptionConfig),
+        ("evaluate vqa", EvaluateVqaConfig),
+        ("evaluate caption", EvaluateCaptionConfig),
+        ("train instruct", TrainAssistantConfig),
     ],
 )
 def test_every_setting_is_a_flag(command, model):
@@ -87,6 +96,13 @@ def test_every_setting_is_a_flag(command, model):
         ["convert", "wsi-bench", "-o", "out.jsonl"],
         ["convert", "wsi-bench", "no-such.json", "-o", "out.jsonl"],
         ["convert", "no-such-format", "a.json", "-o", "out.jsonl"],
+        ["ask", "x.zarr", "-q", "Which organ?"],
+        ["ask", "x.zarr", "-m", "no-such-model", "-q", "Which organ?", "-c", "only one"],
+        ["ask", "x.svs", "-m", "no-such-model", "-q", "Which organ?"],
+        ["caption", "x.zarr", "-m", "m", "--beams", "2", "--temperature", "1"],
+        ["evaluate", "vqa", "-m", "m", "-o", "out"],
+        ["evaluate", "vqa", "-m", "m", "-o", "out", "--stores", ".", "--data", "no-such.jsonl"],
+        ["train", "instruct", "-o", "out", "--stores", ".", "--data", "no-such.jsonl"],
         ["inspect"],
         ["no-such-command"],
     ],

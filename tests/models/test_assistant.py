@@ -258,10 +258,37 @@ def test_long_conversations() -> None:
     model = assistant(AssistantConfig(max_tokens=200))
     out = model(pack([slide_of(0)]), [talk])
     assert out.dropped > 50
+    assert out.cut == 0
     assert out.read <= 200
     strict = assistant(AssistantConfig(max_tokens=200, overflow="error"))
     with pytest.raises(ManifestError, match=r"case7.*200 are allowed"):
         strict(pack([slide_of(0)]), [talk], names=["case7"])
+
+
+def test_long_answers_lose_their_end() -> None:
+    bags = pack([slide_of(0)])
+    long = "Yes, it is." * 60
+    talk = [*exchange(QUESTIONS[0], "colon"), *exchange(QUESTIONS[1], long)]
+    whole = assistant(AssistantConfig(max_tokens=None))(bags, [talk])
+    model = assistant(AssistantConfig(max_tokens=100))
+    out = model(bags, [talk])
+    assert (out.read, out.dropped) == (100, 1)
+    assert out.cut > 0
+    last = assistant(AssistantConfig(max_tokens=None))(bags, [talk[2:]])
+    assert out.read + out.cut == last.read < whole.read
+    assert int(out.tokens) + out.cut == int(last.tokens)
+    # What is left is learned as it was: the loss is that of the first words of the answer.
+    start = TOKENIZER.decode(TOKENIZER.encode(f" {long}")[: int(out.tokens)]).strip()
+    shown = model.look(bags)[0]
+    same = model.score(shown, asked(QUESTIONS[1]), [start], with_end=False)
+    assert int(same.tokens) == int(out.tokens)
+    torch.testing.assert_close(-same.total[0], (out.loss * out.tokens).detach())
+    only = assistant(AssistantConfig(max_tokens=100, overflow="drop_oldest"))
+    with pytest.raises(ManifestError, match="100 are allowed"):
+        only(bags, [talk])
+    none = assistant(AssistantConfig(max_tokens=50))
+    with pytest.raises(ManifestError, match=r"case7.*no room for its answer"):
+        none(pack([slide_of(0, patches=60)]), [talk], names=["case7"])
 
 
 def test_an_empty_bag_is_an_empty_slide() -> None:
@@ -289,6 +316,15 @@ def test_templates() -> None:
     assert torch.equal(one.loss, other.loss)
     with pytest.raises(ConfigError, match="chat template"):
         assistant(AssistantConfig(template="chat"))
+
+
+def test_a_blind_model_has_something_to_go_on_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PieceTokenizer, "bos_id", None)
+    model = assistant(AssistantConfig(template="plain"))
+    assert model.nothing().shape == (1, 64)
+    told = model.caption([model.nothing()] * 2, Decoding(max_new_tokens=3))
+    assert told[0] == told[1]
+    assert assistant().nothing().shape == (0, 64)
 
 
 def test_widths_must_fit() -> None:

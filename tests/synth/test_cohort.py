@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from wsiprep.core.types import Box, Size
-from wsiprep.synth.cohort import NAMES, Cohort, CohortSlide, prompts
+from wsiprep.synth.captions import NAMES, prompts
+from wsiprep.synth.cohort import Cohort, CohortSlide
 from wsiprep.synth.composition import GLASS, KINDS, compose
 
 SMALL = Cohort(trained=6, tested=4, size=Size(1024, 1024), mpp=2.0)
@@ -117,6 +118,8 @@ def test_texts_say_what_is_there():
         assert slide.caption == replace(slide).caption
         captions.add(slide.caption)
     assert len(captions) > 60
+    wordings = {slide.wording(n) for n in range(8)}
+    assert len(wordings) > 4
     assert all(NAMES["solid"] in text.lower() for text in prompts("solid"))
 
 

@@ -19,7 +19,7 @@ from wsiprep.models.aligned import Aligned, AlignedConfig
 from wsiprep.models.sampling import Sampling
 from wsiprep.models.text.tokenizer import train_words
 from wsiprep.store.read import FeatureStore
-from wsiprep.synth.planted import BACKGROUND, FINDINGS, PlantedSlide, PlantedWorld
+from wsiprep.synth.planted import FINDINGS, PlantedSlide, PlantedWorld
 from wsiprep.train.language.checkpoint import save_aligned, write_checkpoint
 from wsiprep.train.language.fingerprint import Fingerprint
 from wsiprep.train.language.manifest import Sample, write_manifest
@@ -99,6 +99,3 @@ def make_model(steps: int = 120, *, regions: bool = False) -> Aligned:
         loss.backward()
         optimiser.step()
     return model.eval()
-
-
-__all__ = ["BACKGROUND", "DIM", "FINDINGS", "WORLD", "Cohort", "make_cohort", "make_model"]

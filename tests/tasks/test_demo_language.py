@@ -11,7 +11,8 @@ import torch
 
 from wsiprep.core.types import Size
 from wsiprep.store.read import FeatureStore
-from wsiprep.synth.cohort import NAMES, Cohort
+from wsiprep.synth.captions import NAMES
+from wsiprep.synth.cohort import Cohort
 from wsiprep.synth.composition import KINDS
 from wsiprep.tasks.demo_cohort import DemoFolder, make_stores, write_texts
 from wsiprep.tasks.demo_language import judge_demo, train_demo_align, train_demo_assistant
@@ -71,10 +72,12 @@ def test_all_of_it_runs_and_goes_on_where_it_was(made):
         values = [found["value"] for found in scores[part].values()]
         assert values
         assert all(value is None or value >= 0 for value in values)
-    assert Path(done.picture).stat().st_size > 5000
     example = done.report["example"]
+    for path in example["pictures"].values():
+        assert Path(path).stat().st_size > 5000
     assert example["answer"] in NAMES.values()
     shown = next(slide for slide in made.cohort.test if slide.id == example["slide"])
     assert example["caption_true"] == shown.caption
     assert example["answer_true"] == NAMES[shown.main]
+    assert len(example["pictures"]) == len(shown.kinds)
     assert json.loads((made.results / "demo.json").read_text()) == done.report

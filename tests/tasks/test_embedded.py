@@ -79,6 +79,11 @@ def test_stores_folders_and_globs(embedded, tmp_path):
     assert len(gathered(store, run, store, out=tmp_path, expect=expect).slides) == 1
     with pytest.raises(UsageError, match="no slides were found"):
         gathered(tmp_path, out=tmp_path, expect=expect)
+    (tmp_path / "small.zarr").symlink_to(store)
+    (tmp_path / "other.svs").write_bytes(b"")
+    found = gathered(tmp_path, out=tmp_path, expect=expect)
+    assert [s.store.resolve() for s in found.slides] == [store.resolve()]
+    assert "1 slide files" in found.notes[0]
 
 
 def test_a_slide_that_cannot_be_embedded_is_told(small_slide, embedded, tmp_path):

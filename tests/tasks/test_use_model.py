@@ -185,7 +185,7 @@ def test_ground_writes_only_what_is_asked_for(cohort, tmp_path):
         )
     )  # fmt: skip
     assert done.report["slides"][0]["patches"] == 100
-    assert [p.name for p in tmp_path.iterdir()] == ["ground.json"]
+    assert [p.name for p in tmp_path.iterdir()] == ["grounding.json"]
     assert (store / "zarr.json").read_bytes() == before
     with pytest.raises(UsageError, match="attention"):
         ground_slides(

@@ -77,7 +77,7 @@ class _Bars:
     def __call__(self, event: Event) -> None:
         name = escape(event.slide)
         if event.kind == "run":
-            self._progress.update(self._run, total=event.total, visible=True)
+            self._progress.reset(self._run, total=event.total, visible=True)
         elif event.kind == "stage":
             self._progress.reset(
                 self._slide,
@@ -110,7 +110,7 @@ class _Lines:
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
         if event.kind == "run":
-            self._slides = event.total
+            self._slides, self._finished = event.total, 0
             self._say(f"{event.total} slide{'s' if event.total != 1 else ''}")
         elif event.kind == "stage":
             self._total, self._done, self._began, self._last = event.total, 0, now, now

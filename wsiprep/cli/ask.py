@@ -11,7 +11,7 @@ from wsiprep.tasks.ask_config import AskConfig
 
 __all__ = ["command"]
 
-HELP = "An empty line or Ctrl-D ends the chat; /new begins another on the same slide."
+HELP = "An empty line, Ctrl-C or Ctrl-D ends the chat; /new begins another on the same slide."
 
 
 @settings_command(AskConfig)
@@ -75,7 +75,7 @@ def _chat(cfg: AskConfig) -> None:
     while True:
         try:
             text = input("> " if asks else "").strip()
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             return
         if not text:
             return

@@ -103,8 +103,8 @@ def _tell(results: DemoResults) -> None:
         f"{counts['trained']} training slides has:"
     )
     retrieval, chance = scores["retrieval"], beside["retrieval"]["chance"]
-    for way, what in (("slide_to_text", "caption of a slide"), ("text_to_slide", "slide of a "
-                                                                 "caption")):  # fmt: skip
+    ways = {"slide_to_text": "caption of a slide", "text_to_slide": "slide of a caption"}
+    for way, what in ways.items():
         for depth in (1, 5):
             name = f"{way}_r_at_{depth}"
             say(_line(f"{what}, first {depth}", retrieval[name], chance=chance[name]))
@@ -125,7 +125,8 @@ def _tell(results: DemoResults) -> None:
     say(f"{example['slide']}: {example['caption_true']}")
     say(f"  caption  {example['caption']}")
     say(f"  answer   {example['question']} {example['answer']} (true: {example['answer_true']})")
-    say(f"  picture  {results.picture} ({example['grounded_text']})")
+    for text, path in example["pictures"].items():
+        say(f"  where    {text} {path}")
     say()
     say("Go on by yourself:")
     for line in results.commands:

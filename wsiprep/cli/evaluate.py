@@ -9,8 +9,8 @@ import typer
 from wsiprep.cli._flags import settings_command
 from wsiprep.cli._guard import guarded
 from wsiprep.tasks.evaluate_config import EvaluateTissueConfig
-from wsiprep.tasks.evaluate_texts_config import EvaluateCaptionConfig, EvaluateVqaConfig
 from wsiprep.tasks.evaluate_language_config import EvaluateAlignConfig, EvaluateGroundConfig
+from wsiprep.tasks.evaluate_texts_config import EvaluateCaptionConfig, EvaluateVqaConfig
 
 __all__ = ["app"]
 

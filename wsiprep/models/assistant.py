@@ -9,7 +9,7 @@ no slide.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -23,7 +23,13 @@ from wsiprep.models.language.answers import OptionScores, answer, score_options
 from wsiprep.models.language.choices import ChoiceStyle
 from wsiprep.models.language.conversation import Encoded, encode_conversation, with_slides
 from wsiprep.models.language.decoding import Decoding
-from wsiprep.models.language.interface import ChatTokenizer, LanguageModel, Tokenizer
+from wsiprep.models.language.interface import (
+    IGNORE,
+    SLIDE_MARK,
+    ChatTokenizer,
+    LanguageModel,
+    Tokenizer,
+)
 from wsiprep.models.language.projector import Projector, Visual
 from wsiprep.models.language.splice import splice_slides
 from wsiprep.models.language.templates import TemplateName, Turn
@@ -55,8 +61,9 @@ class AssistantConfig(Settings):
     """Whether the projector learns."""
     max_tokens: int | None = Field(default=2048, ge=16)
     """Most tokens of a conversation, those of the slide included."""
-    overflow: Literal["error", "drop_oldest"] = "drop_oldest"
-    """What is done with a longer one: refuse it, or leave out its oldest exchanges."""
+    overflow: Literal["error", "drop_oldest", "cut"] = "cut"
+    """What is done with a longer one in training: refuse it; leave out its oldest exchanges; or
+    these, and then the end of the last answer (counted in the log)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,13 +74,15 @@ class AssistantOut:
         loss: Scalar float, mean cross-entropy in nats over the labelled tokens of the batch.
         tokens: int64 scalar, how many these are; batches are averaged by this weight.
         read: Tokens of the batch as the language model read it, those of slides included.
-        dropped: Exchanges left out because they were too long.
+        dropped: Exchanges left out because there was no room for them.
+        cut: Tokens cut off the ends of answers, likewise.
     """
 
     loss: Tensor
     tokens: Tensor
     read: int
     dropped: int
+    cut: int
 
 
 class Assistant(nn.Module):
@@ -158,10 +167,12 @@ class Assistant(nn.Module):
             ValueError: there are no conversations, or `of` does not fit.
         """
         shown = self._shown(bags, len(conversations), of)
-        encoded = [
-            self._encode(turns, len(part), None if names is None else names[index])
-            for index, (turns, part) in enumerate(zip(conversations, shown, strict=True))
-        ]
+        called = [None] * len(shown) if names is None else names
+        encoded, cut = [], 0
+        for turns, part, name in zip(conversations, shown, called, strict=True):
+            one, less = self._encode(turns, len(part), name)
+            encoded.append(one)
+            cut += less
         batch = splice_slides(self.language, encoded, [[part] for part in shown], names=names)
         out = self.language(
             batch.inputs_embeds,
@@ -176,6 +187,7 @@ class Assistant(nn.Module):
             tokens=out.tokens,
             read=sum(len(one.ids) - one.slides for one in encoded) + sum(map(len, shown)),
             dropped=sum(one.dropped for one in encoded),
+            cut=cut,
         )
 
     @torch.no_grad()
@@ -189,8 +201,13 @@ class Assistant(nn.Module):
             self.train(was_training)
 
     def nothing(self) -> Tensor:
-        """What a blind model is shown: float (0, width)."""
-        return torch.zeros(0, self.projector.width, device=self.device)
+        """What a blind model is shown: float (0, width).
+
+        Where a prompt is the slide alone, and not even a token that begins a text, it is one
+        embedding of zeros: something must be gone on from.
+        """
+        bare = self.template == "plain" and self.language.tokenizer.bos_id is None
+        return torch.zeros(int(bare), self.projector.width, device=self.device)
 
     def answer(
         self,
@@ -326,25 +343,49 @@ class Assistant(nn.Module):
             said = [Turn("system", self.cfg.system), *said]
         return with_slides(said, 1)
 
-    def _encode(self, turns: Iterable[Turn], tokens: int, name: str | None) -> Encoded:
+    def _encode(self, turns: Iterable[Turn], tokens: int, name: str | None) -> tuple[Encoded, int]:
+        """A conversation as ids, and how many tokens its last answer lost."""
         placed = self._placed(turns)
-        one = encode_conversation(
-            placed,
-            self.language.tokenizer,
-            self.template,
-            slide_tokens=[tokens],
-            max_tokens=self.cfg.max_tokens,
-            overflow=self.cfg.overflow,
-            name=name,
-        )
-        if one.slides != 1:
+        places = sum(turn.text.count(SLIDE_MARK) for turn in placed if turn.role == "user")
+        if places != 1:
             raise ManifestError(
-                f"a conversation has {one.slides} places '<image>' for the slide.",
+                f"a conversation has {places} places '{SLIDE_MARK}' for the slide.",
                 slide=name,
                 stage="models",
                 hint="Write it once, or not at all; all slides of a case stand in one place.",
             )
-        return one
+        how = self.cfg
+        tokenizer, most = self.language.tokenizer, how.max_tokens
+        try:
+            one = encode_conversation(
+                placed, tokenizer, self.template, slide_tokens=[tokens], max_tokens=most,
+                overflow="error" if how.overflow == "error" else "drop_oldest", name=name,
+            )  # fmt: skip
+        except ManifestError:
+            if how.overflow != "cut" or most is None:
+                raise
+            return self._cut(placed, most - tokens, name)
+        return one, 0
+
+    def _cut(self, turns: Sequence[Turn], room: int, name: str | None) -> tuple[Encoded, int]:
+        """The last exchange, its answer without what is too much for so many tokens of text."""
+        system = [turn for turn in turns if turn.role == "system"]
+        rest = [turn for turn in turns if turn.role != "system"]
+        asked = replace(rest[-2], text=rest[-2].text.replace(SLIDE_MARK, "").strip())
+        last = with_slides([*system, asked, rest[-1]], 1)
+        one = encode_conversation(last, self.language.tokenizer, self.template, name=name)
+        kept = max(room, 0) + 1  # the place of the slide is an id, and none of the text's
+        labels = one.labels[:kept]
+        if not bool((labels != IGNORE).any()):
+            raise ManifestError(
+                f"a conversation has no room for its answer: slide and question take "
+                f"{self.cfg.max_tokens} tokens or more.",
+                slide=name,
+                stage="models",
+                hint="Set model.assistant.max_tokens higher, or show fewer patches of the slide.",
+            )
+        cut = replace(one, ids=one.ids[:kept], labels=labels, dropped=len(rest) // 2 - 1)
+        return cut, len(one.ids) - len(cut.ids)
 
 
 def _template_for(wanted: TemplateName | Literal["auto"], tokenizer: Tokenizer) -> TemplateName:

@@ -297,12 +297,14 @@ class Attention(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         return torch.unflatten(x, -1, (self.heads, self.width))
 
-    def _few(self, plan: Plan) -> bool:
-        """Whether folding the projections into the queries is less work."""
-        m = plan.longest_query
+    def folds(self, queries: int) -> bool:
+        """Whether folding the projections into so many queries is less work."""
         if self._key_bias:
             return False
-        return self.heads * m * self.context_dim < (self.context_dim + m) * self.dim
+        return self.heads * queries * self.context_dim < (self.context_dim + queries) * self.dim
+
+    def _few(self, plan: Plan) -> bool:
+        return self.folds(plan.longest_query)
 
     def _read(self, q: Tensor, rows: Tensor, plan: Plan) -> Tensor:
         k, v = self._heads(self.key(rows)), self._heads(self.value(rows))

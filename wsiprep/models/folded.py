@@ -108,7 +108,7 @@ class _Piece:
         side = self.group.key
         if isinstance(side.rows, slice):
             return None
-        return side.rows.unflatten(0, side.shape)[self.some, self.part]
+        return torch.unflatten(side.rows, 0, side.shape)[self.some, self.part]
 
     @property
     def valid(self) -> Tensor | None:
@@ -120,9 +120,9 @@ class _Piece:
         """Its rows, (g, l, ...) of (Tk, ...), zeros written on padding; a view if there is one."""
         side, index = self.group.key, self._index()
         if index is None:
-            whole = packed[side.rows].unflatten(0, side.shape)
+            whole = torch.unflatten(packed[side.rows], 0, side.shape)
             return whole[self.some, self.part]
-        found = packed.index_select(0, index.flatten()).unflatten(0, index.shape)
+        found = torch.unflatten(packed.index_select(0, index.flatten()), 0, index.shape)
         valid = self.valid
         if valid is None:
             return found
@@ -132,7 +132,8 @@ class _Piece:
         """Write values (g, l, ...) to the rows of `packed` (Tk, ...) that they belong to."""
         side, index = self.group.key, self._index()
         if index is None:
-            packed[side.rows].unflatten(0, side.shape)[self.some, self.part] = values
+            whole = torch.unflatten(packed[side.rows], 0, side.shape)
+            whole[self.some, self.part] = values
             return
         valid = self.valid
         index, values = index.flatten(), values.flatten(0, 1)
@@ -170,7 +171,7 @@ def _by_head(plan: Plan, x: Tensor) -> list[Tensor]:
 def _packed(plan: Plan, parts: list[Tensor], like: Tensor) -> Tensor:
     """The way back: (g, H * M, ...) to (Tq, H, ...)."""
     heads = like.shape[1]
-    split = [part.unflatten(1, (heads, -1)).transpose(1, 2) for part in parts]
+    split = [torch.unflatten(part, 1, (heads, -1)).transpose(1, 2) for part in parts]
     return plan.unpad_queries(split, like).to(like.dtype)
 
 
@@ -233,7 +234,7 @@ class _Read(torch.autograd.Function):
         return read, total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, d_read: Tensor, d_total: Tensor) -> tuple[Tensor | None, ...]:
         queries, rows, read, total, *log_sums = ctx.saved_tensors
         plan, weights = ctx.plan, ctx.weights

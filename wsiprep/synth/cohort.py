@@ -18,58 +18,15 @@ from numpy.typing import NDArray
 
 from wsiprep.core.types import Box, Size
 from wsiprep.synth.blocks import BLOCK_PX, from_blocks
+from wsiprep.synth.captions import Question, questions_on, sentence, wording_of
 from wsiprep.synth.composition import GLASS, KINDS, Composition, Kind, compose
 from wsiprep.synth.paint import Painter
 from wsiprep.synth.stain import HE, StainPair
 from wsiprep.synth.write import write_pyramid
 
-__all__ = ["NAMES", "Cohort", "CohortSlide", "Question", "prompts"]
+__all__ = ["Cohort", "CohortSlide"]
 
-NAMES: dict[Kind, str] = {
-    "adipose": "adipose tissue",
-    "lymphoid": "dense lymphoid infiltrate",
-    "tubular": "small tubular glands",
-    "cystic": "dilated cystic glands",
-    "solid": "solid tumour nests",
-    "blood": "lakes of blood",
-}
-"""What each kind is called in texts."""
-
-_MOSTLY = (
-    "Most of the tissue shows {}.",
-    "The section consists largely of {}.",
-    "Predominantly {}.",
-)
-_FOCALLY = (
-    "There is a smaller area with {}.",
-    "Focally, {} can be seen.",
-    "A part of the section shows {}.",
-)
-_IDLE = (
-    "The stroma is fibrous.",
-    "The section is stained with haematoxylin and eosin.",
-    "One piece of tissue was submitted.",
-    "The margins of the section are irregular.",
-)
-_PROMPTS = ("{}.", "Most of the tissue shows {}.", "The section shows {}.")
 _SHUFFLE, _TEXT, _STAIN = 11, 12, 13
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question on a slide, its answers to choose from, and which is true.
-
-    Attributes:
-        task: `main kind`, `presence` or `lesser kind`.
-        text: The question.
-        choices: Possible answers.
-        answer: One of them.
-    """
-
-    task: str
-    text: str
-    choices: tuple[str, ...]
-    answer: str
 
 
 @dataclass(frozen=True)
@@ -147,56 +104,24 @@ class CohortSlide:
     @property
     def sub_captions(self) -> tuple[str, ...]:
         """The name of each of `kinds`, in their order."""
-        return tuple(_sentence("{}.", name) for name in self.kinds)
+        return tuple(sentence("{}.", name) for name in self.kinds)
 
-    @cached_property
+    @property
     def caption(self) -> str:
-        """A sentence on each kind, in any order, and at most one that says nothing of them."""
-        rng = self._texts(1)
-        phrases = (_MOSTLY, *(_FOCALLY for _ in self.lesser))
-        said = [
-            _sentence(of[int(rng.integers(len(of)))], name)
-            for of, name in zip(phrases, self.kinds, strict=True)
-        ]
-        if rng.random() < 0.5:
-            said.append(_IDLE[int(rng.integers(len(_IDLE)))])
-        return " ".join(said[i] for i in rng.permutation(len(said)))
+        """The first wording."""
+        return self.wording(0)
 
-    @cached_property
+    def wording(self, number: int) -> str:
+        """One of many captions that say the same in other words."""
+        return wording_of(self.kinds, self._texts(1, number))
+
+    @property
     def questions(self) -> tuple[Question, ...]:
-        """On the main kind, on the presence of two kinds (one there, one not), and on a lesser."""
-        rng = self._texts(2)
-        absent = [name for name in KINDS if name not in self.kinds]
-        there = self.kinds[int(rng.integers(len(self.kinds)))]
-        missing = absent[int(rng.integers(len(absent)))]
-        asked = [
-            Question(
-                "main kind",
-                "What does most of the tissue show?",
-                tuple(NAMES[name] for name in KINDS),
-                NAMES[self.main],
-            ),
-            *(
-                Question("presence", f"Does the section show {NAMES[name]}?", ("yes", "no"), answer)
-                for name, answer in ((there, "yes"), (missing, "no"))
-            ),
-        ]
-        if self.lesser:
-            right = self.lesser[int(rng.integers(len(self.lesser)))]
-            wrong = [absent[i] for i in rng.choice(len(absent), 3, replace=False)]
-            names = sorted([right, *wrong], key=KINDS.index)
-            asked.append(
-                Question(
-                    "lesser kind",
-                    "Which of these does a smaller area show?",
-                    tuple(NAMES[name] for name in names),
-                    NAMES[right],
-                )
-            )
-        return tuple(asked)
+        """Questions with their answers; see `captions.questions_on`."""
+        return questions_on(self.kinds, self._texts(2))
 
-    def _texts(self, purpose: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, _TEXT, purpose])
+    def _texts(self, *purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, _TEXT, *purpose])
 
 
 @dataclass(frozen=True)
@@ -247,11 +172,6 @@ class Cohort:
         return CohortSlide(name, seed, kinds[0], tuple(kinds[1:]), self.size, self.mpp)
 
 
-def prompts(kind: Kind) -> tuple[str, ...]:
-    """Texts that name a kind, for zero-shot classification and grounding."""
-    return tuple(_sentence(phrase, kind) for phrase in _PROMPTS)
-
-
 @lru_cache(maxsize=1)
 def _combinations() -> tuple[tuple[Kind, ...], ...]:
     """A main kind and up to two others: 96."""
@@ -261,11 +181,6 @@ def _combinations() -> tuple[tuple[Kind, ...], ...]:
         for count in range(3)
         for lesser in combinations([name for name in KINDS if name != main], count)
     )
-
-
-def _sentence(phrase: str, kind: Kind) -> str:
-    said = phrase.format(NAMES[kind])
-    return said[0].upper() + said[1:]
 
 
 # Of a few slides, so that some may be painted at once.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,8 @@ from wsiprep.core.errors import Interrupted, SlideError
 from wsiprep.core.report import Event, OnEvent, SlideOutcome
 from wsiprep.store.disk import check_writable, output_errors, write_whole
 from wsiprep.store.read import FeatureStore
-from wsiprep.synth.cohort import NAMES, Cohort, CohortSlide, prompts
+from wsiprep.synth.captions import NAMES, prompts
+from wsiprep.synth.cohort import Cohort, CohortSlide
 from wsiprep.synth.composition import KINDS, Kind
 from wsiprep.tasks.config import PrepareConfig
 from wsiprep.tasks.prepare import prepare
@@ -30,6 +31,8 @@ PATCH_PX: Final = 128
 MIN_TISSUE: Final = 0.25
 COVER: Final = 0.5
 """Share of a patch from which it counts as of a kind."""
+WORDINGS: Final = 4
+"""Captions of a slide that the assistant learns: what is said, not how, is of the slide."""
 PAINTERS: Final = 4
 """Slides painted at once, at most: each holds some 40 MB."""
 
@@ -149,8 +152,13 @@ def write_texts(demo: DemoFolder) -> None:
     )
     captions = [_caption(slide, split) for split, some in splits for slide in some]
     asked = [one for split, some in splits for slide in some for one in _questions(slide, split)]
+    worded = [
+        replace(_caption(slide, "train"), id=f"{slide.id}-wording-{n}", caption=slide.wording(n))
+        for slide in demo.cohort.train
+        for n in range(1, WORDINGS)
+    ]
     write_manifest(demo.captions, captions)
-    write_manifest(demo.talks, [*captions, *asked])
+    write_manifest(demo.talks, [*captions, *worded, *asked])
     classes = {NAMES[kind]: list(prompts(kind)) for kind in KINDS}
     words = {"classes": classes, "templates": ["{}"]}
     write_whole(demo.classes, yaml.safe_dump(words, sort_keys=False).encode())
@@ -200,9 +208,7 @@ def _questions(slide: CohortSlide, split: Split) -> list[Sample]:
     ]  # fmt: skip
 
 
-def _lattices(
-    demo: DemoFolder, slide: CohortSlide
-) -> Iterator[tuple[Kind, NDArray[np.bool_]]]:
+def _lattices(demo: DemoFolder, slide: CohortSlide) -> Iterator[tuple[Kind, NDArray[np.bool_]]]:
     """Each kind of a slide, and bool (rows, cols), the cells that are of it."""
     grid = FeatureStore(demo.store_path(slide)).grid()
     rows, cols = grid.shape

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from wsiprep.core.errors import SlideError
 from wsiprep.core.report import OnEvent, OnStep
-from wsiprep.synth.cohort import NAMES, CohortSlide, prompts
+from wsiprep.synth.captions import NAMES, prompts
+from wsiprep.synth.cohort import CohortSlide
 from wsiprep.tasks.ask import ask, caption
 from wsiprep.tasks.ask_config import AskConfig, CaptionConfig
 from wsiprep.tasks.demo_cohort import DemoFolder
@@ -36,6 +35,8 @@ from wsiprep.train.language.loop import STATE
 __all__ = ["DemoResults", "judge_demo", "train_demo_align", "train_demo_assistant"]
 
 RECIPE: Final = "demo"
+METHOD: Final = "cosine"
+"""Of grounding: orders patches as attention does, and tints all of a tissue alike."""
 QUESTION: Final = "What does most of the tissue show?"
 
 
@@ -45,12 +46,10 @@ class DemoResults:
 
     Attributes:
         report: Plain JSON types; `scores`, `beside` (chance, majority, blind) and examples.
-        picture: Grounding picture.
-        commands: The same by hand.
+        commands: What to do next with the models, as a shell takes it.
     """
 
     report: dict[str, Any]
-    picture: str
     commands: tuple[str, ...]
 
 
@@ -95,63 +94,69 @@ def train_demo_assistant(
 
 
 def judge_demo(demo: DemoFolder, on_event: OnEvent = lambda _: None) -> DemoResults:
-    """Measure both models on held-out slides; writes reports, a picture and demo.json.
+    """Measure both models on held-out slides; writes reports, pictures and demo.json.
 
     Raises:
         WsiprepError: a model, store or folder cannot be used.
     """
-    out = demo.results
+    shown = max(demo.cohort.test, key=lambda slide: len(slide.kinds))
     alike = _whole(evaluate_align(_align_config(demo), on_event)).report
-    found = _whole(evaluate_ground(_ground_config(demo), on_event)).report
+    found = _whole(evaluate_ground(_ground_config(demo), on_event)).report["methods"][METHOD]
     answered = evaluate_vqa(_vqa_config(demo), on_event).report["closed"]
-    shown = _example(demo)
-    stores = tuple(str(demo.store_path(slide)) for slide in demo.cohort.test)
-    said = _whole(
-        caption(CaptionConfig.of(slides=stores, model=demo.assistant, output=out), on_event)
-    ).report["slides"]
-    captions = {row["slide"]: row["captions"][0]["caption"] for row in said}
-    store = str(demo.store_path(shown))
-    reply = _whole(
-        ask(
-            AskConfig.of(slides=(store,), model=demo.assistant, output=out, question=(QUESTION,),
-                         choice=tuple(NAMES.values())),
-            on_event,
-        )
-    ).report["slides"][0]["answers"][0]["answer"]  # fmt: skip
-    text = prompts(shown.lesser[0] if shown.lesser else shown.main)[0]
-    picture = _whole(
-        ground_slides(GroundConfig.of(slides=(store,), text=(text,), model=demo.aligned,
-                                      output=out), on_event)
-    ).report["slides"][0]["pictures"][0]  # fmt: skip
-    grounding = next(iter(found["methods"].values()))
+    captions = _captions(demo, on_event)
+    parts = {
+        "retrieval": alike["retrieval"],
+        "zero_shot": alike["zero_shot"],
+        "grounding": found,
+        "answers": answered,
+    }
     report = {
         "slides": {"trained": demo.cohort.trained, "held_out": demo.cohort.tested},
         "scores": {
-            "retrieval": alike["retrieval"]["scores"],
-            "zero_shot": alike["zero_shot"]["scores"],
-            "grounding": grounding["scores"],
-            "answers": answered["scores"],
+            **{name: part["scores"] for name, part in parts.items()},
             "captions": _caption_scores(demo, captions),
         },
-        "beside": {
-            "retrieval": alike["retrieval"]["baselines"],
-            "zero_shot": alike["zero_shot"]["baselines"],
-            "grounding": grounding["baselines"],
-            "answers": answered["baselines"],
-        },
+        "beside": {name: part["baselines"] for name, part in parts.items()},
         "example": {
             "slide": shown.id,
             "caption_true": shown.caption,
             "caption": captions[shown.id],
             "question": QUESTION,
             "answer_true": NAMES[shown.main],
-            "answer": reply,
-            "grounded_text": text,
-            "picture": picture,
+            "answer": _answer(demo, shown, on_event),
+            "pictures": _pictures(demo, shown, on_event),
         },
     }
-    write_json(out / "demo.json", report)
-    return DemoResults(report, picture, _commands(demo, store, text))
+    write_json(demo.results / "demo.json", report)
+    return DemoResults(report, _commands(demo, shown))
+
+
+def _captions(demo: DemoFolder, on_event: OnEvent) -> dict[str, str]:
+    """What the assistant says of each test slide."""
+    stores = tuple(str(demo.store_path(slide)) for slide in demo.cohort.test)
+    cfg = CaptionConfig.of(slides=stores, model=demo.assistant, output=demo.results)
+    rows = _whole(caption(cfg, on_event)).report["slides"]
+    return {row["slide"]: row["captions"][0]["caption"] for row in rows}
+
+
+def _answer(demo: DemoFolder, slide: CohortSlide, on_event: OnEvent) -> str:
+    cfg = AskConfig.of(
+        slides=(str(demo.store_path(slide)),), model=demo.assistant, question=(QUESTION,),
+        choice=tuple(NAMES.values()),
+    )  # fmt: skip
+    answer: str = _whole(ask(cfg, on_event)).report["slides"][0]["answers"][0]["answer"]
+    return answer
+
+
+def _pictures(demo: DemoFolder, slide: CohortSlide, on_event: OnEvent) -> dict[str, str]:
+    """Where each kind of a slide is found: text to picture."""
+    texts = tuple(prompts(kind)[0] for kind in slide.kinds)
+    cfg = GroundConfig.of(
+        slides=(str(demo.store_path(slide)),), text=texts, model=demo.aligned, method=METHOD,
+        output=demo.results,
+    )  # fmt: skip
+    row = _whole(ground_slides(cfg, on_event)).report["slides"][0]
+    return dict(zip(texts, row["pictures"], strict=True))
 
 
 def _align_config(demo: DemoFolder) -> EvaluateAlignConfig:
@@ -163,13 +168,14 @@ def _align_config(demo: DemoFolder) -> EvaluateAlignConfig:
 
 def _ground_config(demo: DemoFolder) -> EvaluateGroundConfig:
     return EvaluateGroundConfig.of(
-        truth=demo.truth, stores=demo.stores, model=demo.aligned, output=demo.results
-    )
+        truth=demo.truth, stores=demo.stores, model=demo.aligned, output=demo.results,
+        method=(METHOD,),
+    )  # fmt: skip
 
 
 def _vqa_config(demo: DemoFolder) -> EvaluateVqaConfig:
     return EvaluateVqaConfig.of(
-        data=demo.talks, stores=demo.stores, model=demo.assistant, output=demo.results
+        data=demo.talks, stores=demo.stores, model=demo.assistant, output=demo.results / "vqa"
     )
 
 
@@ -181,11 +187,6 @@ def _whole(asked: Asked) -> Asked:
                 row.reason, slide=row.slide, stage=row.stage or None, hint=row.remedy or None
             )
     return asked
-
-
-def _example(demo: DemoFolder) -> CohortSlide:
-    """A test slide with as many kinds as there are."""
-    return max(demo.cohort.test, key=lambda slide: len(slide.kinds))
 
 
 def _caption_scores(demo: DemoFolder, captions: dict[str, str]) -> dict[str, dict[str, float]]:
@@ -201,18 +202,20 @@ def _caption_scores(demo: DemoFolder, captions: dict[str, str]) -> dict[str, dic
     return {
         "precision": {"value": hits / max(named, 1)},
         "recall": {"value": hits / there},
-        "all_kinds_right": {"value": float(np.mean(whole))},
+        "all_kinds_right": {"value": sum(whole) / len(whole)},
     }
 
 
-def _commands(demo: DemoFolder, store: str, text: str) -> tuple[str, ...]:
-    def shown(path: Path | str) -> str:
+def _commands(demo: DemoFolder, slide: CohortSlide) -> tuple[str, ...]:
+    def shown(path: Path) -> str:
         return f"'{path}'" if " " in str(path) else str(path)
 
-    where, model = shown(store), shown(demo.aligned)
+    store, out = shown(demo.store_path(slide)), shown(demo.results)
+    model = shown(demo.aligned)
+    text = prompts(slide.kinds[-1])[0]
+    wanted = prompts("solid")[1]
     return (
-        f"wsiprep ask {where} -m {shown(demo.assistant)}",
-        f'wsiprep ground {where} -m {model} -t "{text}" -o {shown(demo.results)}',
-        f"wsiprep retrieve {shown(demo.stores)} -m {model} -t "
-        f'"Most of the tissue shows {NAMES["solid"]}." -o {shown(demo.results)}',
+        f"wsiprep ask {store} -m {shown(demo.assistant)}",
+        f'wsiprep ground {store} -m {model} -t "{text}" --method {METHOD} -o {out}',
+        f'wsiprep retrieve {shown(demo.stores)} -m {model} -t "{wanted}" -o {out}',
     )

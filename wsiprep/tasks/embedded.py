@@ -25,6 +25,7 @@ from wsiprep.core.report import NO_TISSUE_REMEDY, Event, OnEvent, SlideOutcome
 from wsiprep.grid.build import grid_name
 from wsiprep.slide.config import SlideConfig
 from wsiprep.slide.fingerprint import fingerprint
+from wsiprep.slide.search import search_folder
 from wsiprep.store.claim import find_store
 from wsiprep.store.read import FeatureStore
 from wsiprep.tasks.config import AnyConfig, CoordsConfig, EmbedConfig, InputConfig, PrepareConfig
@@ -102,7 +103,7 @@ def gather_embedded(
     """
     stores, others = _stores_among(inputs.slides)
     failed: list[SlideOutcome] = []
-    notes: list[str] = []
+    notes = [note for text in inputs.slides if (note := _slides_beside(Path(text).expanduser()))]
     if others or not stores:
         plain = InputConfig(slides=tuple(others), recursive=inputs.recursive, ext=inputs.ext)
         found = gather(plain)
@@ -194,6 +195,19 @@ def _stores_among(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
             [str(match) for match in matches if not list(_stores_in(match))] if own else [text]
         )
     return stores, others
+
+
+def _slides_beside(path: Path) -> str | None:
+    """What is said of a folder that holds slides beside its stores, of which the stores count."""
+    if path.suffix == SUFFIX or not path.is_dir() or not any(_stores_in(path)):
+        return None
+    slides = search_folder(path).slides
+    if not slides:
+        return None
+    return (
+        f"{len(slides)} slide files of {path} were left alone, as it holds stores; name them to "
+        "have those without a store embedded."
+    )
 
 
 def _stores_in(path: Path) -> Iterator[Path]:

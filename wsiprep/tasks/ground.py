@@ -66,7 +66,7 @@ def best_method(model: Aligned) -> GroundMethodName:
 
 
 def ground_slides(cfg: GroundConfig, on_event: OnEvent = lambda _: None) -> Asked:
-    """Score the patches of slides for texts; writes ground.json and what `cfg` asks for.
+    """Score the patches of slides for texts; writes grounding.json and what `cfg` asks for.
 
     Raises:
         UsageError: slides make no sense, two have one name, or the model cannot do the method.
@@ -121,8 +121,8 @@ def ground_slides(cfg: GroundConfig, on_event: OnEvent = lambda _: None) -> Aske
         "slides": rows,
         "failed": failures(outcomes),
     }
-    write_json(out / "ground.json", report)
-    return Asked(report, outcomes, {"json": str(out / "ground.json")})
+    write_json(out / "grounding.json", report)
+    return Asked(report, outcomes, {"json": str(out / "grounding.json")})
 
 
 def _heat(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -211,3 +214,69 @@ def test_recomputing_changes_no_gradient(monkeypatch):
         found.append([out.slide.detach(), *(p.grad for p in encoder.parameters())])
     for one, two in zip(*found, strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("queries", [3, 20])
+@pytest.mark.parametrize("width", [12, 40])
+def test_groups_change_nothing(queries, width, monkeypatch):
+    """However many sequences go through together, and whether the adapter is read through."""
+    from wsiprep.models.encoders import _qformer_network as module
+
+    generator = torch.Generator().manual_seed(0)
+    bags = [bag(n, seed) for seed, n in enumerate((200, 0, 30, 250))]
+    bags = [
+        Bag(torch.randn(len(one), width, generator=generator), one.cell, one.slide) for one in bags
+    ]
+    torch.manual_seed(0)
+    encoder = qformer.create(qformer.Config(**(SMALL | {"queries": queries})), width)
+    encoder = encoder.double().eval()
+    packed = pack(bags).to("cpu", torch.float64)
+    assert (encoder._rows(packed)[1] is not None) == (queries == 3 and width == 12)
+    found = []
+    for rows in (1, 7 * queries, 10**6):
+        monkeypatch.setattr(module, "GROUP_ROWS", {False: rows})
+        encoder.zero_grad()
+        out = encoder(packed)
+        (out.slide.sum() + out.region.square().sum()).backward()
+        grads = [p.grad for p in encoder.parameters()]
+        found.append([out.slide, out.region, out.attention, *grads])
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-9)
+
+
+CHILD = """
+import sys, time, torch
+from wsiprep.core.malloc import return_large_blocks
+from wsiprep.models import Bag, pack
+from wsiprep.models.encoders import qformer
+from wsiprep.testing.slide_encoder import store_order
+torch.set_num_threads(1)
+return_large_blocks()
+count = int(sys.argv[1])
+place = torch.randperm(count * 4 // 3)[:count]
+cell = torch.stack([place // 400, place % 400], dim=1)
+cell = cell[store_order(cell)]
+bags = pack([Bag(torch.randn(count, 512), cell, torch.zeros(count, dtype=torch.int64))])
+encoder = qformer.create(qformer.Config(), 512)
+begin = time.process_time()
+out = encoder(bags)
+(out.slide.square().sum() + out.region.square().sum()).backward()
+took = time.process_time() - begin
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(int(status["VmHWM"].split()[0]) * 1024, took)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+def test_a_large_slide_fits_into_2_gb_and_time_is_linear():
+    """Forward and backward, dropout on, of the default Q-Former: 50,000 and 100,000 patches."""
+    told = []
+    for count in (50_000, 100_000):
+        command = [sys.executable, "-c", CHILD, str(count)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        told.append([float(word) for word in done.stdout.split()])
+    (_, half), (peak, whole) = told
+    assert peak < 2e9
+    assert whole / half < 2.5

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import csv
+import io
 import json
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,6 +156,60 @@ def test_the_gradient_does_not_depend_on_the_number_of_processes() -> None:
     ]
     assert sum(part[0] for part in parts) / 2 == pytest.approx(whole[0], rel=1e-5)
     torch.testing.assert_close((parts[0][1] + parts[1][1]) / 2, whole[1], rtol=1e-4, atol=1e-6)
+
+
+TWO = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from tests.train.language.assistants import cases_of, recipe, samples
+from tests.train.language.test_instruct import learner_of
+from wsiprep.train.language.cases import batches
+from wsiprep.train.language.loop import RunPlan, train
+from wsiprep.train.language.processes import join_processes
+processes = join_processes(torch.device("cpu"))
+out = Path(sys.argv[1])
+how = recipe(steps=2, micro_batch=2)
+learner = learner_of(how, processes)
+what = [replace(one, caption="Long. " * 5 * k + "Short.") for k, one in enumerate(samples())]
+learner.cases, learner.val = cases_of(what), None
+batch = next(iter(batches(learner.cases, 4, 1, 1, rank=processes.rank, world=processes.world)))
+learner.backward(batch)
+found = {n: p.grad.clone() for n, p in learner.model.named_parameters() if p.grad is not None}
+learner.model.zero_grad()
+train(learner, learner.cases, how.optimisation, RunPlan(out, 1, 2), processes)
+if processes.main:
+    torch.save(found, out / "gradients.pt")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "two.py").write_text(TWO)
+    root = str(Path(__file__).parents[3])
+
+    def run(world: int) -> tuple[dict[str, torch.Tensor], str]:
+        out = tmp_path / f"{world}"
+        env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": root, "MASTER_ADDR": "127.0.0.1",
+               "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}  # fmt: skip
+        command = [sys.executable, str(tmp_path / "two.py"), str(out)]
+        ranks = [{**env, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(world)]
+        started = [subprocess.Popen(command, env=rank, cwd=root) for rank in ranks]
+        assert [process.wait(300) for process in started] == [0] * world
+        return torch.load(out / "gradients.pt", weights_only=True), (out / "log.csv").read_text()
+
+    (one, log), (two, other) = run(1), run(2)
+    assert one.keys() == two.keys()
+    for name, gradient in one.items():
+        torch.testing.assert_close(gradient, two[name], rtol=1e-3, atol=1e-6)
+    rows = [list(csv.DictReader(io.StringIO(text))) for text in (log, other)]
+    for name, share in (("loss", 1), ("tokens", 2)):  # tokens are those of one process
+        values = [[float(row[name]) for row in found] for found in rows]
+        assert values[0] == pytest.approx([share * value for value in values[1]], rel=1e-3)
 
 
 def test_validation_knows_right_from_wrong() -> None:

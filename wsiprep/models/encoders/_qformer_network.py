@@ -231,6 +231,11 @@ class QFormerNetwork(nn.Module):
             x = torch.cat(found) if len(found) > 1 else found[0] if found else x
         return x, shares
 
+    def folds(self, queries: int) -> bool:
+        """Whether `read_each` leaves rows as they are when so many queries read them."""
+        cross = self._layer(0).cross
+        return cross is not None and cross.folds(queries)
+
     def _all(self) -> list[QFormerLayer]:
         return [self._layer(number) for number in range(len(self.layers))]
 

@@ -28,7 +28,7 @@ from wsiprep.models.attention import Attention, Context, FeedForward
 from wsiprep.models.bags import PackedBags, SlideOut
 from wsiprep.models.encoders._parts import check_width, lead
 from wsiprep.models.encoders._qformer_network import QFormerNetwork
-from wsiprep.models.ragged import Plan, even_starts
+from wsiprep.models.ragged import Plan, by_chunks, even_starts
 
 __all__ = ["Config", "QFormerEncoder", "create"]
 
@@ -107,13 +107,17 @@ class QFormerEncoder(nn.Module):
         over heads and queries; `region_attention` tells that within regions.
         """
         check_width(bags, self.input_dim)
-        read, share = self._read(bags, bags.starts)
+        x, adapter = self._rows(bags)
+        read, share = self.network.read_each(self.queries, x, bags.starts, adapter)
         said = self.head(read)
         count = self.cfg.queries
         slide = torch.unflatten(said, 0, (len(bags), count)).mean(1)
         region = None
         if self.cfg.regions:
-            around = self.head(self._read(bags, bags.region_starts, share=False)[0])
+            around, _ = self.network.read_each(
+                self.queries, x, bags.region_starts, adapter, share=False
+            )
+            around = self.head(around)
             region = torch.unflatten(around, 0, (len(bags.region_bag), count)).mean(1)
         owner = bags.region_bag if region is not None else bags.region_bag[:0]
         mixed, starts, place = lead(slide, slide[:0] if region is None else region, owner)
@@ -133,7 +137,8 @@ class QFormerEncoder(nn.Module):
         Sums to 1 over each region.
         """
         with torch.no_grad():
-            share = self._read(bags, bags.region_starts)[1]
+            x, adapter = self._rows(bags)
+            share = self.network.read_each(self.queries, x, bags.region_starts, adapter)[1]
         if share is None:
             raise ValueError("no layer reads patches")
         return share
@@ -191,13 +196,15 @@ class QFormerEncoder(nn.Module):
         """Start from a BERT; see `QFormerNetwork.load_bert`."""
         self.network.load_bert(state)
 
-    def _read(
-        self, bags: PackedBags, starts: Tensor, *, share: bool = True
-    ) -> tuple[Tensor, Tensor | None]:
-        """The queries after reading each sequence: (B * queries, width), and the attention."""
-        return self.network.read_each(
-            self.queries, bags.features, starts, self.adapter, share=share
-        )
+    def _rows(self, bags: PackedBags) -> tuple[Tensor, nn.Linear | None]:
+        """Patches, and the adapter where it is not applied to them yet.
+
+        Few queries read patches as they come, through the adapter: a row after it is never written
+        down. Where patches are much wider than that, it would be more work.
+        """
+        if self.input_dim <= 2 * self.dim and self.network.folds(self.cfg.queries):
+            return bags.features, self.adapter
+        return by_chunks(self.adapter, bags.features), None
 
     def _embedded(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         there = mask.bool()

@@ -33,7 +33,7 @@ APERTURE_PX = 0.7
 """Standard deviation of what a pixel sees at least: its own area, resampling, JPEG."""
 USUAL, DARKEST = 0.3, 1.1
 """Optical density of tissue, on average in its strongest colour; and the most that there is."""
-INVISIBLE, SIGHT_PX = 0.02, 3.0
+INVISIBLE, SIGHT_PX = 0.03, 3.0
 """Tissue of less density than this round about cannot be told from glass, nor is asked for."""
 OPAQUE_COVER = 0.25
 """Where ink covers more than this, whether tissue lies under it is not asked for."""
@@ -135,7 +135,7 @@ def _photo_density(rng: Rng, shape: Shape, photo: NDArray[np.uint8]) -> F32:
 
 
 def _lay_marks(rng: Rng, scene: Scene, shape: Shape, density: F32, label: NDArray[np.uint8]) -> F32:
-    """Edges, bubbles, dust and residue, over glass and tissue; marks them in `label`."""
+    """Edges, bubbles, dust, residue and haze, over glass and tissue; marks them in `label`."""
     drawn = [marks.coverslip_edge(rng, shape) for _ in range(scene.edges)]
     drawn += [marks.bubble(rng, shape) for _ in range(scene.bubbles)]
     for grey, there in drawn:
@@ -145,8 +145,12 @@ def _lay_marks(rng: Rng, scene: Scene, shape: Shape, density: F32, label: NDArra
         specks, there = marks.dust(rng, shape, scene.dust)
         density = as_float(density + specks)
         label[there > 0.5] |= EDGE
-    if rng.random() < 0.15:
+    if rng.random() < 0.2:
         density = as_float(density + marks.smear(rng, shape)[..., None])
+    if rng.random() < 0.5:
+        density = as_float(density + marks.haze(rng, shape))
+    if rng.random() < 0.15:
+        density = as_float(density + marks.drops(rng, shape)[..., None])
     return density
 
 
@@ -180,7 +184,7 @@ def _camera(
     light = np.float32(255) * (np.clip(light, 0, 255) / np.float32(255)) ** gamma
     if blur_px:
         light = as_float(cv2.GaussianBlur(light, (0, 0), blur_px))
-    noise = float(rng.uniform(0.2, 2.2))
+    noise = float(np.exp(rng.uniform(np.log(0.2), np.log(4.0))))
     light = light + np.float32(noise) * np.stack([grains(rng, light.shape[:2]) for _ in "rgb"], -1)
     if rng.random() < 0.08:  # background that a scanner has painted white
         blank = cv2.erode((label == 0).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
@@ -189,7 +193,7 @@ def _camera(
         _frame(rng, light, label, known)
     pixels = np.clip(np.rint(light), 0, 255).astype(np.uint8)
     if rng.random() < 0.8:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(55, 97))]
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 97))]
         done, data = cv2.imencode(".jpg", pixels[..., ::-1], quality)
         if not done:
             raise ValueError("a thumbnail could not be encoded")

@@ -1,4 +1,4 @@
-"""Artefacts of glass and tissue: coverslip edges, bubbles, dust, scratches; folds."""
+"""Artefacts of glass and tissue: coverslip edges, bubbles, dust, scratches, haze; folds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from wsiprep.synth.texture import F32, as_float, smoothstep
 from wsiprep.synth.thumbnails.noise import field, strongest
 
-__all__ = ["bubble", "coverslip_edge", "dust", "fold", "smear"]
+__all__ = ["bubble", "coverslip_edge", "drops", "dust", "fold", "haze", "smear"]
 
 Rng = np.random.Generator
 Shape = tuple[int, int]
@@ -68,6 +68,28 @@ def smear(rng: Rng, shape: Shape) -> F32:
     streaks = field(rng, shape, rng.uniform(3, 20), stretch=rng.uniform(2, 12), kind=2)
     depth = np.float32(rng.uniform(0.01, 0.06))
     return as_float(depth * where * (1 + np.float32(0.6) * streaks))
+
+
+def haze(rng: Rng, shape: Shape) -> F32:
+    """Glass that is not quite clear: broad, tinted, hardly there; float32 (h, w, 3)."""
+    wave = float(np.exp(rng.uniform(np.log(6), np.log(0.6 * min(shape)))))
+    where = smoothstep(-0.6, 0.8, field(rng, shape, wave, kind=int(rng.integers(3))))
+    tint = rng.uniform(0.4, 1.0, 3).astype(np.float32)
+    return as_float(np.float32(rng.uniform(0.002, 0.016)) * where[..., None] * tint)
+
+
+def drops(rng: Rng, shape: Shape) -> F32:
+    """Dried droplets: faint round spots and rings, in swarms; optical density of all colours."""
+    h, w = shape
+    spots = np.zeros(shape, np.float32)
+    centre, spread = rng.uniform(0, 1, 2) * (w, h), rng.uniform(0.1, 0.6) * min(h, w)
+    for _ in range(int(rng.integers(4, 40))):
+        x, y = (int(v) for v in rng.normal(centre, spread))
+        radius = int(np.exp(rng.uniform(np.log(2), np.log(10))))
+        ring = 1 if rng.random() < 0.4 else -1
+        cv2.circle(spots, (x, y), radius, float(rng.uniform(0.4, 1)), ring, cv2.LINE_AA)
+    spots = as_float(cv2.GaussianBlur(spots, (0, 0), float(rng.uniform(0.6, 2))))
+    return as_float(np.float32(rng.uniform(0.005, 0.03)) * spots)
 
 
 def bubble(rng: Rng, shape: Shape) -> tuple[F32, F32]:

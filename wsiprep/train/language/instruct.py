@@ -101,10 +101,10 @@ class InstructLearner:
         return [Rate(parts[name], factor) for name, factor in factors.items()]
 
     def backward(self, batch: Batch) -> dict[str, Tensor]:
-        """Gradients of a step; its loss, and the tokens that were read for it."""
+        """Gradients of a step; its loss, the tokens read for it, and those cut off answers."""
         device = self.processes.device
         micro = self.recipe.optimisation.micro_batch or len(batch.bags)
-        total, tokens, read = (torch.zeros((), device=device) for _ in range(3))
+        total, tokens, read, cut = (torch.zeros((), device=device) for _ in range(4))
         for first in range(0, len(batch.bags), micro):
             rows = slice(first, first + micro)
             out = self._out(batch.samples[rows], batch.bags[rows])
@@ -112,6 +112,7 @@ class InstructLearner:
             total += out.loss.detach() * out.tokens
             tokens += out.tokens
             read += out.read
+            cut += out.cut
         # Gradients so far are of sums. The mean of processes, which comes next, must be that over
         # the tokens of all of them.
         share = 1 / self.processes.mean(tokens).clamp(min=1)
@@ -120,7 +121,7 @@ class InstructLearner:
             if parameter.grad is not None:
                 parameter.grad.mul_(share.to(parameter.grad.dtype))
         self.processes.average_gradients(learned)
-        return {"loss": total * share, "tokens": read}
+        return {"loss": total * share, "tokens": read, "cut": cut}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -279,7 +280,8 @@ def rehearse_assistant(cfg: AssistantTraining, command: Command) -> dict[str, st
         "features": f"{features.encoder}, {features.dim} wide, {features.mpp:.4g} µm/px",
         "steps": f"{how.steps or steps_of(len(made.cases), size, how.epochs):,} of {size} slides",
         "patches of a step": f"{sum(len(bag) for bag in batch.bags):,}",
-        "tokens of a step": f"{out.read:,}, of which {int(out.tokens):,} are learned",
+        "tokens of a step": f"{out.read:,}, of which {int(out.tokens):,} are learned"
+        + (f"; {out.cut:,} were cut off" if out.cut else ""),
     }
     return {**facts, **sizes(learner.model), **rehearsed(learner, batch)}
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from wsiprep.core.config import digest
 from wsiprep.core.errors import ConfigError, OutputError
+from wsiprep.core.malloc import return_large_blocks
 from wsiprep.core.report import OnStep, TrainStep
 from wsiprep.store.disk import check_writable, output_errors, write_whole
 from wsiprep.train.language.cases import Batch, Cases, batches, steps_of
@@ -232,6 +233,7 @@ class _Run:
 
     def begin(self) -> int:
         """Steps that were taken before."""
+        return_large_blocks()
         torch.manual_seed(self.plan.seed * 1_000_003 + self.processes.rank)
         if self.processes.main:
             check_writable(self.plan.output)

@@ -9,6 +9,7 @@ import time
 import torch
 from torch import nn
 
+from wsiprep.core.malloc import return_large_blocks
 from wsiprep.train.language.align import prepare_align
 from wsiprep.train.language.cases import Batch, batches, steps_of
 from wsiprep.train.language.config import LanguageTraining
@@ -54,6 +55,7 @@ def sizes(model: nn.Module) -> dict[str, str]:
 
 def rehearsed(learner: Learner, batch: Batch) -> dict[str, str]:
     """Time and peak memory of one step's gradient, measured here and now."""
+    return_large_blocks()
     device = next(learner.module.parameters()).device
     learner.module.train()
     if device.type == "cuda":

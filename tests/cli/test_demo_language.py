@@ -1,0 +1,57 @@
+"""`wsiprep demo --language` as a shell sees it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ALL_OF_IT_S = 3600
+"""On two busy cores; some ten minutes on free ones."""
+
+
+def wsiprep(*args: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "wsiprep", *map(str, args)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_it_makes_its_own_slides(tmp_path):
+    result = wsiprep("demo", "--language", tmp_path / "my.svs", "-o", tmp_path / "out")
+    assert result.returncode == 2
+    assert "makes its own slides" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(ALL_OF_IT_S)
+def test_from_pixels_to_answers_on_slides_not_trained_on(tmp_path):
+    result = wsiprep("demo", "--language", "-o", tmp_path)
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "results" / "demo.json").read_text())
+    scores = {
+        part: {name: found["value"] for name, found in values.items()}
+        for part, values in report["scores"].items()
+    }
+    assert report["slides"] == {"trained": 72, "held_out": 24}
+
+    retrieval = scores["retrieval"]  # chance is 1 / 24, and 5 / 24
+    assert retrieval["slide_to_text_r_at_1"] > MARGINS["r_at_1"]
+    assert retrieval["text_to_slide_r_at_1"] > MARGINS["r_at_1"]
+    assert retrieval["slide_to_text_r_at_5"] > MARGINS["r_at_5"]
+    assert retrieval["text_to_slide_r_at_5"] > MARGINS["r_at_5"]
+    assert scores["zero_shot"]["accuracy"] > MARGINS["zero_shot"]
+    assert scores["grounding"]["auroc"] > MARGINS["grounding"]
+    assert scores["grounding"]["pointing"] > MARGINS["pointing"]
+    blind = report["beside"]["answers"]["blind"]["accuracy_likelihood"]["value"]
+    assert scores["answers"]["accuracy_likelihood"] > max(MARGINS["answers"], blind + 0.2)
+    assert scores["captions"]["precision"] > MARGINS["captions"]
+    assert scores["captions"]["recall"] > MARGINS["captions"]
+
+    assert all(Path(path).is_file() for path in report["example"]["pictures"].values())
+    assert "training slides has" in result.stdout
+    assert f"{retrieval['slide_to_text_r_at_1']:.3f}" in result.stdout
