@@ -39,18 +39,19 @@ def test_from_pixels_to_answers_on_slides_not_trained_on(tmp_path):
     }
     assert report["slides"] == {"trained": 72, "held_out": 24}
 
-    retrieval = scores["retrieval"]  # chance is 1 / 24, and 5 / 24
-    assert retrieval["slide_to_text_r_at_1"] > MARGINS["r_at_1"]
-    assert retrieval["text_to_slide_r_at_1"] > MARGINS["r_at_1"]
-    assert retrieval["slide_to_text_r_at_5"] > MARGINS["r_at_5"]
-    assert retrieval["text_to_slide_r_at_5"] > MARGINS["r_at_5"]
-    assert scores["zero_shot"]["accuracy"] > MARGINS["zero_shot"]
-    assert scores["grounding"]["auroc"] > MARGINS["grounding"]
-    assert scores["grounding"]["pointing"] > MARGINS["pointing"]
-    blind = report["beside"]["answers"]["blind"]["accuracy_likelihood"]["value"]
-    assert scores["answers"]["accuracy_likelihood"] > max(MARGINS["answers"], blind + 0.2)
-    assert scores["captions"]["precision"] > MARGINS["captions"]
-    assert scores["captions"]["recall"] > MARGINS["captions"]
+    retrieval = scores["retrieval"]  # chance is 1 of 24, and 5 of 24
+    for way in ("slide_to_text", "text_to_slide"):
+        assert retrieval[f"{way}_r_at_1"] > 0.4
+        assert retrieval[f"{way}_r_at_5"] > 0.8
+    assert scores["zero_shot"]["accuracy"] > 0.8  # the commonest is 0.29
+    assert scores["grounding"]["auroc"] > 0.88
+    assert scores["grounding"]["pointing"] > 0.85  # chance is 0.26
+    beside = report["beside"]["answers"]
+    best = max(beside[name]["exact_match"]["value"] for name in ("blind", "majority"))
+    assert scores["answers"]["exact_match"] > best + 0.15
+    assert report["answers_by_task"]["main kind"]["exact_match"]["value"] > 0.75
+    assert scores["captions"]["precision"] > 0.65
+    assert scores["captions"]["recall"] > 0.65
 
     assert all(Path(path).is_file() for path in report["example"]["pictures"].values())
     assert "training slides has" in result.stdout

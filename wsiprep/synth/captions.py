@@ -9,7 +9,15 @@ import numpy as np
 
 from wsiprep.synth.composition import KINDS, Kind
 
-__all__ = ["NAMES", "Question", "prompts", "questions_on", "sentence", "wording_of"]
+__all__ = [
+    "MAIN_QUESTION",
+    "NAMES",
+    "Question",
+    "prompts",
+    "questions_on",
+    "sentence",
+    "wording_of",
+]
 
 NAMES: dict[Kind, str] = {
     "adipose": "adipose tissue",
@@ -37,23 +45,23 @@ _IDLE = (
     "One piece of tissue was submitted.",
     "The margins of the section are irregular.",
 )
+MAIN_QUESTION = "What does most of the tissue show?"
+
 _PROMPTS = ("{}.", "Most of the tissue shows {}.", "The section shows {}.")
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question on a slide, its answers to choose from, and which is true.
+    """A question on a slide, and the answer.
 
     Attributes:
-        task: `main kind`, `presence` or `lesser kind`.
+        task: `main kind`, `lesser kinds` or `presence`.
         text: The question.
-        choices: Possible answers.
-        answer: One of them.
+        answer: What is true.
     """
 
     task: str
     text: str
-    choices: tuple[str, ...]
     answer: str
 
 
@@ -80,31 +88,24 @@ def wording_of(kinds: Sequence[Kind], rng: np.random.Generator) -> str:
 
 
 def questions_on(kinds: Sequence[Kind], rng: np.random.Generator) -> tuple[Question, ...]:
-    """On the main kind, on a lesser one, and on the presence of each kind that is there.
-
-    And on the presence of as many that are not, so that yes is right as often as no.
+    """On the main kind, on the lesser ones, and on the presence of two, one there and one not.
 
     Args:
         kinds: Of a slide, the main one first; at most three.
-        rng: Chooses what is not there.
+        rng: Chooses what is asked for and is not there.
     """
     absent = [name for name in KINDS if name not in kinds]
-    missing = [absent[i] for i in rng.choice(len(absent), len(kinds), replace=False)]
-    every = tuple(NAMES[name] for name in KINDS)
-    asked = [Question("main kind", "What does most of the tissue show?", every, NAMES[kinds[0]])]
-    lesser = kinds[1:]
-    if lesser:
-        right = lesser[int(rng.integers(len(lesser)))]
-        wrong = [absent[i] for i in rng.choice(len(absent), 3, replace=False)]
-        choices = tuple(NAMES[name] for name in sorted([right, *wrong], key=KINDS.index))
-        text = "Which of these does a smaller area show?"
-        asked.append(Question("lesser kind", text, choices, NAMES[right]))
-    for names, answer in ((kinds, "yes"), (missing, "no")):
-        asked += [
-            Question("presence", f"Does the section show {NAMES[n]}?", ("yes", "no"), answer)
-            for n in sorted(names, key=KINDS.index)
-        ]
-    return tuple(asked)
+    there = kinds[int(rng.integers(len(kinds)))]
+    missing = absent[int(rng.integers(len(absent)))]
+    lesser = " and ".join(NAMES[name] for name in sorted(kinds[1:], key=KINDS.index))
+    return (
+        Question("main kind", MAIN_QUESTION, NAMES[kinds[0]]),
+        Question("lesser kinds", "What do smaller areas show?", lesser or "stroma alone"),
+        *(
+            Question("presence", f"Does the section show {NAMES[name]}?", answer)
+            for name, answer in ((there, "yes"), (missing, "no"))
+        ),
+    )
 
 
 def sentence(phrase: str, kind: Kind) -> str:

@@ -31,7 +31,7 @@ PATCH_PX: Final = 128
 MIN_TISSUE: Final = 0.25
 COVER: Final = 0.5
 """Share of a patch from which it counts as of a kind."""
-WORDINGS: Final = 4
+WORDINGS: Final = 3
 """Captions of a slide that the assistant learns: what is said, not how, is of the slide."""
 PAINTERS: Final = 4
 """Slides painted at once, at most: each holds some 40 MB."""
@@ -202,7 +202,7 @@ def _questions(slide: CohortSlide, split: Split) -> list[Sample]:
     return [
         Sample(
             id=f"{slide.id}-question-{number}", slides=(slide.id,), patient_id=slide.id,
-            question=one.text, choices=one.choices, answer=one.answer, task=one.task, split=split,
+            question=one.text, answer=one.answer, task=one.task, split=split,
         )
         for number, one in enumerate(slide.questions, start=1)
     ]  # fmt: skip

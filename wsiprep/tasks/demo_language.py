@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from wsiprep.core.errors import SlideError
 from wsiprep.core.report import OnEvent, OnStep
-from wsiprep.synth.captions import NAMES, prompts
+from wsiprep.synth.captions import MAIN_QUESTION, NAMES, prompts
 from wsiprep.synth.cohort import CohortSlide
 from wsiprep.tasks.ask import ask, caption
 from wsiprep.tasks.ask_config import AskConfig, CaptionConfig
@@ -37,7 +37,6 @@ __all__ = ["DemoResults", "judge_demo", "train_demo_align", "train_demo_assistan
 RECIPE: Final = "demo"
 METHOD: Final = "cosine"
 """Of grounding: orders patches as attention does, and tints all of a tissue alike."""
-QUESTION: Final = "What does most of the tissue show?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,7 @@ def judge_demo(demo: DemoFolder, on_event: OnEvent = lambda _: None) -> DemoResu
     shown = max(demo.cohort.test, key=lambda slide: len(slide.kinds))
     alike = _whole(evaluate_align(_align_config(demo), on_event)).report
     found = _whole(evaluate_ground(_ground_config(demo), on_event)).report["methods"][METHOD]
-    answered = evaluate_vqa(_vqa_config(demo), on_event).report["closed"]
+    answered = evaluate_vqa(_vqa_config(demo), on_event).report["open"]
     captions = _captions(demo, on_event)
     parts = {
         "retrieval": alike["retrieval"],
@@ -116,12 +115,13 @@ def judge_demo(demo: DemoFolder, on_event: OnEvent = lambda _: None) -> DemoResu
             **{name: part["scores"] for name, part in parts.items()},
             "captions": _caption_scores(demo, captions),
         },
+        "answers_by_task": answered["by_group"]["task"],
         "beside": {name: part["baselines"] for name, part in parts.items()},
         "example": {
             "slide": shown.id,
             "caption_true": shown.caption,
             "caption": captions[shown.id],
-            "question": QUESTION,
+            "question": MAIN_QUESTION,
             "answer_true": NAMES[shown.main],
             "answer": _answer(demo, shown, on_event),
             "pictures": _pictures(demo, shown, on_event),
@@ -141,8 +141,7 @@ def _captions(demo: DemoFolder, on_event: OnEvent) -> dict[str, str]:
 
 def _answer(demo: DemoFolder, slide: CohortSlide, on_event: OnEvent) -> str:
     cfg = AskConfig.of(
-        slides=(str(demo.store_path(slide)),), model=demo.assistant, question=(QUESTION,),
-        choice=tuple(NAMES.values()),
+        slides=(str(demo.store_path(slide)),), model=demo.assistant, question=(MAIN_QUESTION,)
     )  # fmt: skip
     answer: str = _whole(ask(cfg, on_event)).report["slides"][0]["answers"][0]["answer"]
     return answer
@@ -175,7 +174,11 @@ def _ground_config(demo: DemoFolder) -> EvaluateGroundConfig:
 
 def _vqa_config(demo: DemoFolder) -> EvaluateVqaConfig:
     return EvaluateVqaConfig.of(
-        data=demo.talks, stores=demo.stores, model=demo.assistant, output=demo.results / "vqa"
+        data=demo.talks,
+        stores=demo.stores,
+        model=demo.assistant,
+        output=demo.results / "vqa",
+        judge="none",
     )
 
 

@@ -25,7 +25,7 @@ class TissueConfig(Settings):
     preset: Preset | None = None
     """Settings for a kind of slide, where you give none yourself: see docs/tissue.md. What is
     taken from it is printed."""
-    segmenter: str = "otsu"
+    segmenter: str = "net"
     """Tissue segmenter; `wsiprep models` lists them."""
     segmenter_option: tuple[str, ...] = Field(
         default=(), json_schema_extra=flag(metavar="KEY=VALUE")

@@ -101,6 +101,18 @@ class RegionPool(nn.Module):
         batch, texts, dim = text.shape
         return self.out(pooled.transpose(1, 2).reshape(batch, texts, dim)), weights.mean(dim=1)
 
+    def alone(self, region: Tensor) -> Tensor:
+        """What a text would pool that attends to one region and nothing else.
+
+        Args:
+            region: float (R, d), regions or patches.
+
+        Returns:
+            float (R, d); comparable with texts, as what is pooled is.
+        """
+        out: Tensor = self.out(self.v(self.value_norm(region)))
+        return out
+
     def _split(self, rows: Tensor) -> Tensor:
         batch, length, dim = rows.shape
         return rows.view(batch, length, self.heads, dim // self.heads).transpose(1, 2)
