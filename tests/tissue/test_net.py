@@ -40,15 +40,16 @@ class TestContract(SegmenterContract):
 
 
 PALE = (226, 196, 214)
-"""An optical density of 0.09 in green; paler still is what docs/tissue.md says it misses."""
+"""An optical density of 0.09 in green; `pictures.FAINT` has half of that."""
 
 
-def test_pale_tissue_is_kept(segmenter):
+@pytest.mark.parametrize(("stain", "least"), [(PALE, 0.95), (p.FAINT, 0.78)])
+def test_pale_tissue_is_kept(segmenter, stain, least):
     image = p.glass()
     truth = p.ellipse(image.shape[:2])
-    p.stain(image, truth, PALE)
+    p.stain(image, truth, stain)
     found = segmenter.segment(p.finish(image), p.MPP)
-    assert p.iou(found.tissue, truth) > 0.9
+    assert p.iou(found.tissue, truth) > least
 
 
 @pytest.mark.parametrize("stain", [p.EOSIN, p.BROWN, p.COUNTERSTAIN])
@@ -56,7 +57,7 @@ def test_stains(segmenter, stain):
     image = p.glass()
     truth = p.ellipse(image.shape[:2])
     p.stain(image, truth, stain)
-    assert p.iou(segmenter.segment(p.finish(image), p.MPP).tissue, truth) > 0.93
+    assert p.iou(segmenter.segment(p.finish(image), p.MPP).tissue, truth) > 0.96
 
 
 @pytest.mark.parametrize("pen", sorted(p.PENS))
@@ -66,19 +67,20 @@ def test_pen_beside_tissue_is_pen(segmenter, pen):
     p.stain(image, truth)
     ink = p.stroke(image, [(0.7, 0.1), (0.9, 0.5), (0.75, 0.9)], pen)
     found = segmenter.segment(p.finish(image), p.MPP)
-    assert p.recall(found.pen, ink) > 0.85
-    assert (found.tissue & ink & ~found.pen).sum() < 0.05 * ink.sum()
-    assert p.recall(found.tissue, truth) > 0.9
+    assert p.recall(found.pen, ink) > 0.97
+    assert (found.tissue & ink & ~found.pen).sum() < 0.01 * ink.sum()
+    assert p.recall(found.tissue, truth) > 0.97
 
 
-def test_some_of_fat_is_tissue(segmenter):
-    """Thin septa round cells as pale as glass: half of it, as docs/tissue.md says."""
+def test_fat_is_tissue(segmenter):
+    """Thin septa round cells as pale as glass."""
     image = p.glass()
     truth = p.ellipse(image.shape[:2])
     p.fat(image, truth)
     found = segmenter.segment(p.finish(image), p.MPP)
     inner = cv2.erode(truth.astype(np.uint8), np.ones((15, 15))) > 0
-    assert p.recall(found.tissue, inner) > 0.4
+    assert p.recall(found.tissue, inner) > 0.95
+    assert p.iou(found.tissue, truth) > 0.9
 
 
 @pytest.mark.parametrize("rgb", [(241, 240, 242), (255, 255, 255), (228, 226, 215)])
@@ -224,14 +226,14 @@ def test_real_prostate(shared_data, segmenter):
     with tifffile.TiffFile(shared_data / "slides" / "hs2p_test-mask.tif") as tiff:
         truth = tiff.pages[0].asarray() > 0
     found = segmenter.segment(_real(shared_data / "masks", "hs2p_slide-visu.jpg"), 16.0)
-    assert p.iou(found.tissue, truth) > 0.87  # the mask counts the lumens of glands as tissue
+    assert p.iou(found.tissue, truth) > 0.9  # the mask counts the lumens of glands as tissue
 
 
 def test_real_red_pen(shared_data, segmenter):
     folder = shared_data / "masks"
     ink = cv2.imread(str(folder / "hqc_pen_red_mask.png"), cv2.IMREAD_GRAYSCALE) > 128
     found = segmenter.segment(_real(folder, "hqc_pen_red.png"), 16.0)
-    assert p.recall(found.pen, ink) > 0.78
+    assert p.recall(found.pen, ink) > 0.87
 
 
 @pytest.mark.parametrize("name", ["dhp_purple-slide.png", "dhp_pink-and-purple-slide.png"])

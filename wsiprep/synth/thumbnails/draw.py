@@ -28,7 +28,7 @@ TISSUE, PEN, EDGE, FOLD = (1 << k for k in range(len(CLASSES)))
 PEN_DENSITY = 0.12
 """Ink of less optical density than this in every colour is a stain, not a stroke."""
 HALF_TISSUE = (0.25, 0.75)
-"""Where tissue covers between these shares of what a pixel sees, nobody asks whether it is tissue."""
+"""Where tissue covers between these shares of what a pixel sees, nobody asks if it is tissue."""
 APERTURE_PX = 0.7
 """Standard deviation of what a pixel sees at least: its own area, resampling, JPEG."""
 USUAL, DARKEST = 0.3, 1.1
@@ -87,9 +87,10 @@ def _tissue_density(rng: Rng, scene: Scene, shape: Shape, real: Sequence[NDArray
     nuclear, counter = amounts(rng, scene, shape, stain.amount)
     vectors = []
     for dye in (stain.nuclear, stain.counter):
+        varied = np.array(dye)
         if stain.any_colour:
-            dye = np.array(dye) * rng.uniform(0.05, 1, 3) ** rng.uniform(0.3, 1.5)
-        varied = np.array(dye) * np.exp(rng.normal(0, 0.10, 3))
+            varied = varied * rng.uniform(0.05, 1, 3) ** rng.uniform(0.3, 1.5)
+        varied = varied * np.exp(rng.normal(0, 0.10, 3))
         vectors.append(varied.mean() + (varied - varied.mean()) * scene.colourfulness)
     first, second = (tuple(float(x) for x in np.clip(v, 0.01, None)) for v in vectors)
     pair = StainPair((first[0], first[1], first[2]), (second[0], second[1], second[2]))
