@@ -217,6 +217,29 @@ class Aligned(nn.Module):
         """Vectors of texts, float32 (P, dim), of length 1."""
         return unit(self.texts(texts))
 
+    @torch.no_grad()
+    def fit(self, bags: PackedBags, texts: Sequence[str]) -> Tensor:
+        """How well single findings fit slides: cosine of a text with what it pools of the regions.
+
+        That is what the loss of regions compares (FLAIR's text-conditioned similarity), and finer
+        than the slide's vector, which stands for the caption as a whole.
+
+        Returns:
+            float32 (B, P).
+
+        Raises:
+            ConfigError: the model was trained without that loss.
+        """
+        head = dict(self.heads.items()).get("region")
+        out = self.slides(bags)
+        if not isinstance(head, RegionSigmoid) or out.region is None:
+            raise ConfigError("this model was trained without the loss 'sigmoid' of regions.")
+        text = self.texts(texts)
+        table, mask = pad_runs(out.region, bags.region_bag, len(bags))
+        queries = text.expand(len(bags), *text.shape)
+        pooled, _ = head.pool(queries, table, mask)
+        return (unit(pooled) * unit(queries)).sum(dim=-1)
+
     def scale(self) -> float:
         """By what cosines are multiplied to be logits, as learned by the loss of slides."""
         head = self.heads["slide"]
