@@ -491,7 +491,7 @@ def test_a_real_llm_learns_to_see_slides() -> None:
         return concepts.repeat_interleave(2, dim=0) + 0.3 * torch.randn(4, 16, generator=generator)
 
     model.train()
-    for _ in range(15):
+    for _ in range(40):
         shown = projector(slides(), starts).split()
         batch = splice_slides(model, encoded, [[part] for part in shown])
         loss = model(batch.inputs_embeds, batch.attention_mask, labels=batch.labels).loss
