@@ -144,7 +144,7 @@ def _sentence(row: SlideOutcome) -> str:
     if row.status == "ok" and row.patches:
         speed = f", {row.encoded / row.seconds:.1f} tiles/s" if row.encoded and row.seconds else ""
         parts.append(f"{row.patches} patches in {row.seconds:.1f} s{speed}")
-    elif row.status == "ok":
+    elif row.status == "ok" and row.tissue_mm2:
         parts.append(f"{row.tissue_mm2:.2f} mm² of tissue in {row.seconds:.1f} s")
     if row.bad_tiles:
         parts.append(f"[yellow]{row.bad_tiles} tiles could not be read[/]")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from wsiprep.core.config import Settings, flag
 from wsiprep.slide.config import SlideConfig
+from wsiprep.tasks.report_config import ReportSettings
 from wsiprep.tissue.config import TissueConfig
 
 __all__ = ["ComparedTissue", "EvaluateTissueConfig", "EvaluationConfig", "PairsConfig"]
@@ -47,10 +48,8 @@ class ComparedTissue(TissueConfig):
     mask: ClassVar[None] = None  # type: ignore[misc]
 
 
-class EvaluationConfig(Settings):
+class EvaluationConfig(ReportSettings):
     """What is reported, and where it goes."""
-
-    panel: ClassVar[str] = "Report"
 
     output: Path = Field(json_schema_extra=flag("-o"))
     """Folder for tissue.csv, tissue.json and worst.jpg; made when absent."""
@@ -58,21 +57,10 @@ class EvaluationConfig(Settings):
     """Output folder of an earlier run whose tissue is evaluated as it is there; may be repeated."""
     worst: int = Field(default=12, ge=1, le=100)
     """Slides on the contact sheet: those with the lowest IoU."""
-    confidence: float = Field(default=0.95, gt=0, lt=1)
-    """Level of the bootstrap intervals."""
     resamples: int = Field(default=2000, ge=100, le=1_000_000)
     """Bootstrap resamples of slides, or of patients where the manifest names them."""
     seed: int = Field(default=0, ge=0)
     """Seed of the resamples."""
-    json_: bool = Field(default=False, json_schema_extra=flag("--json"))
-    """Print the report as JSON on stdout."""
-
-    @field_validator("output", mode="before")
-    @classmethod
-    def _not_empty(cls, value: object) -> object:
-        if value == "":  # an unset variable of a script would mean the current folder
-            raise ValueError("the folder has no name")
-        return value
 
 
 class EvaluateTissueConfig(Settings):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from wsiprep.core.config import Settings, flag
+from wsiprep.tasks.report_config import ReportSettings
 from wsiprep.tasks.use_config import GroundMethodName
 
 __all__ = [
@@ -47,28 +48,11 @@ class AskedModelChoice(Settings):
     """Most patches of a slide that the model is shown, spread over the tissue; all by default."""
 
 
-class LanguageReport(Settings):
+class LanguageReport(ReportSettings):
     """What is reported, and where it goes."""
 
-    panel: ClassVar[str] = "Report"
-
-    output: Path = Field(json_schema_extra=flag("-o"))
-    """Folder for the report (JSON) and every sample (CSV); made when absent."""
-    confidence: float = Field(default=0.95, gt=0, lt=1)
-    """Level of the bootstrap intervals."""
-    resamples: int = Field(default=1000, ge=100, le=1_000_000)
-    """Bootstrap resamples of patients."""
     seed: int = Field(default=0, ge=0)
     """Seed of the resamples."""
-    json_: bool = Field(default=False, json_schema_extra=flag("--json"))
-    """Print the report as JSON on stdout."""
-
-    @field_validator("output", mode="before")
-    @classmethod
-    def _not_empty(cls, value: object) -> object:
-        if value == "":  # an unset variable of a script would mean the current folder
-            raise ValueError("the folder has no name")
-        return value
 
 
 class AlignTasks(Settings):

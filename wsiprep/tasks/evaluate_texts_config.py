@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from wsiprep.core.config import Settings, flag
 from wsiprep.tasks.ask_config import AnsweringConfig, AssistantChoice
+from wsiprep.tasks.report_config import ReportSettings
 
 __all__ = [
     "EvaluateCaptionConfig",
@@ -57,28 +58,11 @@ class JudgeConfig(Settings):
     `judge` in the output folder."""
 
 
-class TextReportConfig(Settings):
+class TextReportConfig(ReportSettings):
     """What is reported, and where it goes."""
 
-    panel: ClassVar[str] = "Report"
-
-    output: Path = Field(json_schema_extra=flag("-o"))
-    """Folder for the report and every answer; made when absent."""
     blind: bool = True
     """Ask the model without the slides too, and report that beside; takes twice the time."""
-    confidence: float = Field(default=0.95, gt=0, lt=1)
-    """Level of the bootstrap intervals."""
-    resamples: int = Field(default=1000, ge=100, le=1_000_000)
-    """Bootstrap resamples of patients."""
-    json_: bool = Field(default=False, json_schema_extra=flag("--json"))
-    """Print the report as JSON on stdout."""
-
-    @field_validator("output", mode="before")
-    @classmethod
-    def _not_empty(cls, value: object) -> object:
-        if value == "":  # an unset variable of a script would mean the current folder
-            raise ValueError("the folder has no name")
-        return value
 
 
 class EvaluateVqaConfig(Settings):

@@ -1,0 +1,34 @@
+"""Settings that every `wsiprep evaluate` has: where the report goes, and its intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field, field_validator
+
+from wsiprep.core.config import Settings, flag
+
+__all__ = ["ReportSettings"]
+
+
+class ReportSettings(Settings):
+    """What is reported, and where it goes."""
+
+    panel: ClassVar[str] = "Report"
+
+    output: Path = Field(json_schema_extra=flag("-o"))
+    """Folder for the report (JSON), a table of all items (CSV) and pictures; made when absent."""
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Level of the bootstrap intervals."""
+    resamples: int = Field(default=1000, ge=100, le=1_000_000)
+    """Bootstrap resamples of patients, or of slides where no patient is named."""
+    json_: bool = Field(default=False, json_schema_extra=flag("--json"))
+    """Print the report as JSON on stdout."""
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _not_empty(cls, value: object) -> object:
+        if value == "":  # an unset variable of a script would mean the current folder
+            raise ValueError("the folder has no name")
+        return value
