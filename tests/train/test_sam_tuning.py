@@ -274,7 +274,7 @@ def test_lora_without_its_package(monkeypatch):
 
 def test_lora_starts_from_the_base_comes_back_and_merges(tmp_path):
     pytest.importorskip("peft", reason="the peft package is not installed")
-    tuning, path = Tuning(lora_rank=2, lora_alpha=6.0), tmp_path / "tuned.safetensors"
+    tuning, path = Tuning(lora_rank=2, lora_alpha=6), tmp_path / "tuned.safetensors"
     base, sam = tiny_sam(), tiny_sam()
     chosen = choose_parameters(sam, tuning)
     lora = {name for name in chosen if ".lora_" in name}

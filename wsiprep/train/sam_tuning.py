@@ -55,7 +55,7 @@ class Tuning:
     """
 
     lora_rank: int = 0
-    lora_alpha: float = 16.0
+    lora_alpha: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +267,7 @@ def load_tuned(path: Path, sam: Sam) -> tuple[Tuning, dict[str, str]]:
         raise _unusable(path, f"cannot be read ({err})") from err
     if facts.pop("format", None) != _FORMAT:
         raise _unusable(path, "was not written by tuning")
-    tuning = Tuning(int(facts.pop("lora_rank")), float(facts.pop("lora_alpha")))
+    tuning = Tuning(int(facts.pop("lora_rank")), int(facts.pop("lora_alpha")))
     has_lora = any(".lora_" in name for name, _ in sam.named_parameters())
     chosen = choose_parameters(sam, Tuning() if has_lora else tuning)
     wrong = sorted(chosen.keys() ^ tuned.keys()) + sorted(
