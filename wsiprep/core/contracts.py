@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -11,6 +12,7 @@ from wsiprep.core.types import EncoderSpec, Point, Segmentation, Size, SlideInfo
 
 __all__ = [
     "AsyncEncoder",
+    "BatchSegmenter",
     "DeviceEncoder",
     "Encoder",
     "JpegSlide",
@@ -168,6 +170,22 @@ class Segmenter(Protocol):
         Returns:
             Masks of the thumbnail's shape. Deterministic: the same input, the same output.
         """
+        ...
+
+
+@runtime_checkable
+class BatchSegmenter(Segmenter, Protocol):
+    """A segmenter that finds tissue on several slides at once faster than on one after another."""
+
+    @property
+    def batch(self) -> int:
+        """Slides that are best given at once; 1 where nothing is gained."""
+        ...
+
+    def segment_many(
+        self, thumbnails: Sequence[NDArray[np.uint8]], mpps: Sequence[float]
+    ) -> list[Segmentation]:
+        """Find tissue on each, as `segment` but for rounding."""
         ...
 
 

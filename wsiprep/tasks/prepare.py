@@ -47,6 +47,7 @@ from wsiprep.tasks.slides import (
     random_weights,
 )
 from wsiprep.tasks.steps import Context, place, segment
+from wsiprep.tasks.tissue_ahead import TissueAhead
 
 __all__ = ["prepare", "prepare_slide"]
 
@@ -147,13 +148,14 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
     with stop_requests() as stop:
         try:
             waiting = deque(zip(inputs.slides, configs, repeat(False), strict=False))
+            ahead = TissueAhead(waiting)
             while waiting:
                 stop.check()
                 ref, own, deferred = waiting.popleft()
                 redone = redo.of(ref, own)
                 again = own.run.overwrite and not redone.has()
                 run = own.run.model_copy(update={"overwrite": again})
-                ctx = Context(run, on_event, stop, redone, profile, said, decoders)
+                ctx = Context(run, on_event, stop, redone, profile, said, decoders, ahead)
                 outcome = _attempt(ref, own, encoders, ctx, record, deferred)
                 if outcome is None:  # another process has it; look again after the others
                     waiting.append((ref, own, True))

@@ -24,6 +24,7 @@ from wsiprep.tasks.config import RunConfig
 from wsiprep.tasks.focus import measure_focus
 from wsiprep.tasks.interrupt import StopRequests
 from wsiprep.tasks.redo import Redone
+from wsiprep.tasks.tissue_ahead import TissueAhead
 from wsiprep.tiles.device.decode import JpegDecoder
 from wsiprep.tissue.config import TissueConfig
 from wsiprep.tissue.detect import detect_tissue, tissue_key
@@ -43,6 +44,7 @@ class Context:
         profile: Where the time of encoding goes.
         said: Notes that concern many slides and were told already.
         decoders: Decoders of JPEG tiles on the encoders' device, by `EncoderConfig.decode`.
+        ahead: What a segmenter saw on slides before their turn.
     """
 
     run: RunConfig
@@ -52,6 +54,7 @@ class Context:
     profile: Profile
     said: set[str]
     decoders: Mapping[str, JpegDecoder] = field(default_factory=dict)
+    ahead: TissueAhead = field(default_factory=lambda: TissueAhead(()))
 
     @property
     def workers(self) -> int:
@@ -81,7 +84,7 @@ def segment(
         return stored.tissue(), None
     ctx.on_event(Event("stage", slide=slide.info.id, text="tissue"))
     with ctx.stop.at_once():
-        tissue, thumbnail = detect_tissue(slide, cfg)
+        tissue, thumbnail = detect_tissue(slide, cfg, ctx.ahead.seen(slide, cfg))
     outputs.remove_pictures(store)
     store.put_tissue(tissue, key, cfg.canonical())
     return tissue, thumbnail

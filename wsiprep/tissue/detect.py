@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from wsiprep.core.config import Settings, digest
-from wsiprep.core.contracts import Slide
+from wsiprep.core.contracts import BatchSegmenter, Segmenter, Slide
 from wsiprep.core.errors import ConfigError, PluginUnavailableError, SlideError, WsiprepError
 from wsiprep.core.types import Segmentation, SlideInfo, TissueMask
 from wsiprep.tissue.clean import clean_tissue, smooth_outline
@@ -18,7 +19,17 @@ from wsiprep.tissue.given import given_digest, given_tissue
 from wsiprep.tissue.sections import find_sections
 from wsiprep.tissue.segmenters import registry as segmenters
 
-__all__ = ["FORMAT", "FoundTissue", "check_segmenter", "detect_tissue", "segmenters", "tissue_key"]
+__all__ = [
+    "FORMAT",
+    "FoundTissue",
+    "Seen",
+    "check_segmenter",
+    "detect_tissue",
+    "see",
+    "segmenters",
+    "slides_at_once",
+    "tissue_key",
+]
 
 FORMAT = 2
 """Raised whenever cleaning or reading masks gives another answer for the same settings."""
@@ -37,12 +48,60 @@ class FoundTissue(NamedTuple):
     thumbnail: NDArray[np.uint8]
 
 
-def detect_tissue(slide: Slide, cfg: TissueConfig) -> FoundTissue:
+class Seen(NamedTuple):
+    """What a segmenter saw on the thumbnail of a slide, before it is cleaned up.
+
+    Attributes:
+        thumbnail: uint8 (h, w, 3) RGB of the whole slide.
+        masks: Of the thumbnail's shape.
+    """
+
+    thumbnail: NDArray[np.uint8]
+    masks: Segmentation
+
+
+def slides_at_once(cfg: TissueConfig) -> int:
+    """How many slides the segmenter is best shown at once; 1 where it takes one alone.
+
+    Raises:
+        UnknownPluginError, PluginUnavailableError, ConfigError, WeightsError: as `detect_tissue`.
+    """
+    if cfg.mask is not None:
+        return 1
+    segmenter = _segmenter(cfg)
+    return segmenter.batch if isinstance(segmenter, BatchSegmenter) else 1
+
+
+def see(shown: Sequence[tuple[SlideInfo, NDArray[np.uint8]]], cfg: TissueConfig) -> list[Seen]:
+    """Show thumbnails to the segmenter, together where it takes several.
+
+    Args:
+        shown: Slides, each with its thumbnail at `cfg.tissue_mpp`.
+        cfg: Settings of the stage, without a mask of the user.
+
+    Raises:
+        UnknownPluginError, PluginUnavailableError, ConfigError: as `detect_tissue`.
+    """
+    segmenter = _segmenter(cfg)
+    if isinstance(segmenter, BatchSegmenter) and len(shown) > 1:
+        found = segmenter.segment_many(
+            [thumbnail for _, thumbnail in shown], [_mpp(*one)[2] for one in shown]
+        )
+    else:
+        found = [_alone(segmenter, *one) for one in shown]
+    for (_, thumbnail), masks in zip(shown, found, strict=True):
+        h, w = thumbnail.shape[:2]
+        _check(masks, (h, w), cfg.segmenter)
+    return [Seen(thumbnail, masks) for (_, thumbnail), masks in zip(shown, found, strict=True)]
+
+
+def detect_tissue(slide: Slide, cfg: TissueConfig, seen: Seen | None = None) -> FoundTissue:
     """Find the tissue of a slide, or take what the user gave.
 
     Args:
         slide: An open slide.
         cfg: Settings of the stage.
+        seen: What `see` gave of this slide with these settings; None to look now.
 
     Raises:
         UnknownPluginError: no such segmenter.
@@ -55,25 +114,13 @@ def detect_tissue(slide: Slide, cfg: TissueConfig) -> FoundTissue:
     if cfg.mask is not None:
         given = given_tissue(cfg.mask, info, cfg.tissue_mpp, cfg.section_gap)
         return FoundTissue(given, slide.thumbnail(cfg.tissue_mpp))
-    module = segmenters.load(cfg.segmenter)
-    segmenter = _part(module, "create", cfg)(_options(module, cfg))
-    thumbnail = slide.thumbnail(cfg.tissue_mpp)
+    thumbnail, found = seen or see([(info, slide.thumbnail(cfg.tissue_mpp))], cfg)[0]
     h, w = thumbnail.shape[:2]
-    mpp_x = info.mpp * info.size0.width / w
-    mpp_y = info.mpp * info.size0.height / h
-    mpp = float(np.sqrt(mpp_x * mpp_y))
-    try:
-        found = segmenter.segment(thumbnail, mpp)
-    except WsiprepError as err:
-        # A segmenter does not know which slide it looks at.
-        if isinstance(err, SlideError) and err.slide is None:
-            err.slide, err.stage = info.id, err.stage or "tissue"
-        raise
-    _check(found, (h, w), cfg.segmenter)
-    seen = {name: _mask_of(found, name) for name in SEEN}
+    mpp_x, mpp_y, mpp = _mpp(info, thumbnail)
+    beside = {name: _mask_of(found, name) for name in SEEN}
     excluded = np.zeros((h, w), np.bool_)
     for name in cfg.exclude:
-        excluded |= seen[name]
+        excluded |= beside[name]
     tissue = clean_tissue(
         smooth_outline(found.tissue, (mpp_x, mpp_y), cfg.smooth),
         (mpp_x, mpp_y),
@@ -95,7 +142,7 @@ def detect_tissue(slide: Slide, cfg: TissueConfig) -> FoundTissue:
         method=cfg.segmenter,
         notes=notes,
         section=sections,
-        **seen,
+        **beside,
     )
     return FoundTissue(mask, thumbnail)
 
@@ -147,6 +194,29 @@ def check_segmenter(cfg: TissueConfig) -> None:
         UnknownPluginError, PluginUnavailableError, ConfigError: as `detect_tissue`.
     """
     _options(segmenters.load(cfg.segmenter), cfg)
+
+
+def _segmenter(cfg: TissueConfig) -> Segmenter:
+    module = segmenters.load(cfg.segmenter)
+    made: Segmenter = _part(module, "create", cfg)(_options(module, cfg))
+    return made
+
+
+def _alone(segmenter: Segmenter, info: SlideInfo, thumbnail: NDArray[np.uint8]) -> Segmentation:
+    try:
+        return segmenter.segment(thumbnail, _mpp(info, thumbnail)[2])
+    except WsiprepError as err:
+        # A segmenter does not know which slide it looks at.
+        if isinstance(err, SlideError) and err.slide is None:
+            err.slide, err.stage = info.id, err.stage or "tissue"
+        raise
+
+
+def _mpp(info: SlideInfo, thumbnail: NDArray[np.uint8]) -> tuple[float, float, float]:
+    """µm/px of a thumbnail: along x, along y, and their geometric mean."""
+    h, w = thumbnail.shape[:2]
+    x, y = info.mpp * info.size0.width / w, info.mpp * info.size0.height / h
+    return x, y, float(np.sqrt(x * y))
 
 
 def _options(module: Any, cfg: TissueConfig) -> Settings:

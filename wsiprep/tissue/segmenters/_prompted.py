@@ -158,6 +158,11 @@ class PromptedSegmenter:
         """
         return self.segment_many([thumbnail], [mpp])[0]
 
+    @property
+    def batch(self) -> int:
+        """Slides that share a pass: 1 on a CPU, which gains nothing by it."""
+        return self.predictor.batch
+
     def segment_many(
         self, thumbnails: Sequence[Image], mpps: Sequence[float]
     ) -> list[Segmentation]:
