@@ -28,12 +28,13 @@ from wsiprep.models.language.interface import (
     SLIDE_MARK,
     ChatTokenizer,
     LanguageModel,
+    LanguageOut,
     Tokenizer,
 )
 from wsiprep.models.language.projector import Projector, Visual
 from wsiprep.models.language.splice import splice_slides
+from wsiprep.models.language.state import load_exactly
 from wsiprep.models.language.templates import TemplateName, Turn
-from wsiprep.models.language.tiny import load_exactly
 
 __all__ = ["Assistant", "AssistantConfig", "AssistantOut"]
 
@@ -174,7 +175,7 @@ class Assistant(nn.Module):
             encoded.append(one)
             cut += less
         batch = splice_slides(self.language, encoded, [[part] for part in shown], names=names)
-        out = self.language(
+        out: LanguageOut = self.language(
             batch.inputs_embeds,
             batch.attention_mask,
             position_ids=batch.position_ids,

@@ -17,7 +17,7 @@ from torch import Tensor
 from wsiprep.core.config import Settings
 
 if TYPE_CHECKING:
-    from wsiprep.models.language.interface import LanguageModel
+    from wsiprep.models.language.interface import LanguageModel, LanguageOut
 
 __all__ = ["Decoding", "choose", "generate"]
 
@@ -111,7 +111,7 @@ class _Stepper:
         self.model, self.mask, self.cache = model, mask, model.new_cache()
         self.position = mask.long().sum(dim=1)
         last = torch.tensor([inputs_embeds.shape[1] - 1], device=mask.device)
-        out = model(inputs_embeds, mask, cache=self.cache, columns=last)
+        out: LanguageOut = model(inputs_embeds, mask, cache=self.cache, columns=last)
         self.logits = out.logits[:, 0].float()
 
     def take_rows(self, rows: Tensor) -> None:
@@ -122,7 +122,7 @@ class _Stepper:
     def step(self, tokens: Tensor) -> None:
         """Append a token int64 (B,) to each row."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
-        out = self.model(
+        out: LanguageOut = self.model(
             self.model.embed(tokens[:, None]),
             self.mask,
             position_ids=self.position[:, None],
