@@ -22,7 +22,7 @@ from wsiprep.models.bags import PackedBags, SlideOut
 from wsiprep.models.language.answers import OptionScores, answer, score_options
 from wsiprep.models.language.choices import ChoiceStyle
 from wsiprep.models.language.conversation import Encoded, encode_conversation, with_slides
-from wsiprep.models.language.decoding import Decoding
+from wsiprep.models.language.decoding_config import Decoding
 from wsiprep.models.language.interface import (
     IGNORE,
     SLIDE_MARK,

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from wsiprep.core.errors import ManifestError
 from wsiprep.models.language.conversation import Turn, encode_conversation, encode_prompt
-from wsiprep.models.language.decoding import Decoding
+from wsiprep.models.language.decoding_config import Decoding
 from wsiprep.models.language.interface import (
     IGNORE,
     LanguageModel,

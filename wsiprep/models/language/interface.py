@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsiprep.models.language.decoding import Decoding, generate
+from wsiprep.models.language.decoding import generate
+from wsiprep.models.language.decoding_config import Decoding
 from wsiprep.models.language.state import load_exactly
 
 __all__ = [
