@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.tissue.tiny_sam import tiny_sam
+from tests.tissue.tiny_sam import noise, tiny_sam
 from wsiprep.core.errors import PluginUnavailableError, WeightsError
 from wsiprep.tissue.segmenters import sam as segmenter
 from wsiprep.tissue.segmenters._prompts import Prompts
@@ -27,19 +27,9 @@ from wsiprep.train.sam_tuning import (
     target_of,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NORMS = Tuning()
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def noise(h, w, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
 
 
 def whole(h, w):
