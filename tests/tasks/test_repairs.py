@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tasks.test_prepare import run, tree
+from tests.tasks.runs import run, tree
 from wsiprep.core.errors import StoreCorruptError
 from wsiprep.store.claim import find_store
 from wsiprep.store.disk import lock
