@@ -150,13 +150,6 @@ class HfLanguageModel(LanguageModel):
             }
         return facts
 
-    def _kept(self) -> Mapping[str, Tensor]:
-        # What learns: the adapters, or all; nothing when frozen.
-        return {name: value for name, value in self.named_parameters() if value.requires_grad}
-
-    def _called(self) -> str:
-        return f"the language model {self.cfg.llm}"
-
     def save_adapter(self, folder: Path) -> None:
         """Write the adapters as peft does, for use outside wsiprep.
 
@@ -171,6 +164,13 @@ class HfLanguageModel(LanguageModel):
             )
         # peft would otherwise ask the hub whether the vocabulary was resized, which it never is.
         self.network.save_pretrained(str(folder), save_embedding_layers=False)
+
+    def _own(self) -> Mapping[str, Tensor]:
+        # What learns: the adapters, or all; nothing when frozen.
+        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+
+    def _called(self) -> str:
+        return f"the language model {self.cfg.llm}"
 
 
 def load_hf(cfg: HfConfig) -> HfLanguageModel:

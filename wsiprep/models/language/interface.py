@@ -171,7 +171,7 @@ class LanguageModel(nn.Module, ABC):
         """Logits float (B, K, V) of the columns int64 (K,); the rest as of `forward`."""
 
     @abstractmethod
-    def _kept(self) -> Mapping[str, Tensor]:
+    def _own(self) -> Mapping[str, Tensor]:
         """Its own tensors that a checkpoint has to hold."""
 
     @abstractmethod
@@ -227,7 +227,7 @@ class LanguageModel(nn.Module, ABC):
 
     def trainable_state(self) -> dict[str, Tensor]:
         """What a checkpoint has to hold, since it cannot be had from elsewhere."""
-        return {name: value.detach().clone() for name, value in self._kept().items()}
+        return {name: value.detach().clone() for name, value in self._own().items()}
 
     def load_trainable(self, state: Mapping[str, Tensor]) -> None:
         """Take a `trainable_state`.
@@ -235,7 +235,7 @@ class LanguageModel(nn.Module, ABC):
         Raises:
             WeightsError: a tensor is missing, unknown, or of another shape.
         """
-        load_exactly(self._kept(), state, self._called())
+        load_exactly(self._own(), state, self._called())
 
 
 def positions_of(attention_mask: Tensor, length: int) -> Tensor:

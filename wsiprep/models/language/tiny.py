@@ -145,7 +145,7 @@ class TinyLanguageModel(LanguageModel):
         sizes = self.cfg.model_dump(mode="json", exclude={"tuning", "seed", "dropout"})
         return {"kind": "tiny", "vocab_size": self.tokenizer.vocab_size, **sizes}
 
-    def _kept(self) -> Mapping[str, Tensor]:
+    def _own(self) -> Mapping[str, Tensor]:
         # All weights, learning or not: they are nowhere else.
         return dict(self.state_dict())
 
