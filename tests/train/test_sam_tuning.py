@@ -13,6 +13,7 @@ from wsiprep.core.errors import PluginUnavailableError, WeightsError
 from wsiprep.tissue.segmenters import sam as segmenter
 from wsiprep.tissue.segmenters._prompts import Prompts
 from wsiprep.tissue.segmenters._sam_network import SamNetwork
+from wsiprep.train.sam_files import load_tuned, merged_state, save_merged, save_tuned
 from wsiprep.train.sam_tuning import (
     Target,
     Tuning,
@@ -20,10 +21,6 @@ from wsiprep.train.sam_tuning import (
     dice_bce,
     forward,
     iou_error,
-    load_tuned,
-    merged_state,
-    save_merged,
-    save_tuned,
     target_of,
 )
 
