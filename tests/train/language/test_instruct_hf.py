@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from tests.models.language.made_hf import make_tokenizer
-from tests.train.language.assistants import DIM, FEATURES, ORGANS, RECIPE, bag_of, cases_of
+from tests.train.language.assistants import (
+    DIM,
+    FEATURES,
+    ORGANS,
+    RECIPE,
+    bag_of,
+    cases_of,
+)
 from wsiprep.core.errors import (
     ConfigError,
     PluginUnavailableError,
