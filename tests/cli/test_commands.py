@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,15 +11,7 @@ from pathlib import Path
 
 import pytest
 
-
-def wsiprep(*args: object, **kwargs) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "wsiprep", *map(str, args)],
-        capture_output=True,
-        text=True,
-        check=False,
-        **kwargs,
-    )
+from tests.cli.shell import wsiprep
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +65,7 @@ def test_models_and_doctor():
     assert "otsu" in models["segmenters"]
     text = wsiprep("models").stdout
     assert "ImageNet" in text
-    result = wsiprep("doctor", "--json", env={**os.environ, "HF_TOKEN": "hf_secretsecret"})
+    result = wsiprep("doctor", "--json", **{"HF_TOKEN": "hf_secretsecret"})
     assert result.returncode == 0, result.stdout
     assert "hf_secret" not in result.stdout + result.stderr
     assert all(check["status"] != "fail" for check in json.loads(result.stdout))

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 
+from tests.cli import shell
 from tests.tasks.convert.made import talk, write_json
 from wsiprep.train.language.manifest import read_manifest
 
 
 def wsiprep(*args: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "wsiprep", *map(str, args)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "NO_COLOR": "1"},
-    )
+    return shell.wsiprep(*args, NO_COLOR="1")
 
 
 def rows(*patients):

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
 
+from tests.cli import shell
 from wsiprep.testing.segmenter import blob_thumbnail
 
 
 def wsiprep(*args: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "wsiprep", *map(str, args)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "NO_COLOR": "1"},
-    )
+    return shell.wsiprep(*args, NO_COLOR="1")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.cli import shell
 from wsiprep.core.config import leaves
 from wsiprep.tasks.ask_config import AskConfig, CaptionConfig
 from wsiprep.tasks.config import CoordsConfig, EmbedConfig, PrepareConfig, SegmentConfig
@@ -26,14 +27,8 @@ COMMANDS = [
 ]
 
 
-def wsiprep(*args: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "wsiprep", *args],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**__import__("os").environ, "COLUMNS": "200", "NO_COLOR": "1"},
-    )
+def wsiprep(*args: str) -> subprocess.CompletedProcess[str]:
+    return shell.wsiprep(*args, COLUMNS="200", NO_COLOR="1")
 
 
 @pytest.mark.parametrize("command", [[], *[c.split() for c in COMMANDS]])

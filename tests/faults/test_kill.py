@@ -60,13 +60,19 @@ def tree(out: Path) -> dict[str, bytes]:
     }
 
 
+def resumed(slide: Path, out: Path) -> int:
+    """Run to the end, from nothing or from where a run was stopped; gives the patches encoded."""
+    process = start(slide, out, 0)
+    text, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return int(text.split()[-1])
+
+
 @pytest.fixture(scope="module")
 def undisturbed(small_slide, tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed")
-    process = start(small_slide, out, 0)
-    text, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    return tree(out), int(text.split()[-1])
+    encoded = resumed(small_slide, out)
+    return tree(out), encoded
 
 
 def kill_after_tiles(process: subprocess.Popen[str], tiles: int, how: int) -> int:
@@ -90,10 +96,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(small_slide, tmp_path, undisturb
     assert process.returncode == -signal.SIGKILL
     findings = verify_output(tmp_path).findings
     assert [f.part for f in findings] == ["mpp0.5_patch64_stride64/test (journal)"]
-    process = start(small_slide, tmp_path, 0)
-    text, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert int(text.split()[-1]) <= patches - done
+    assert resumed(small_slide, tmp_path) <= patches - done
     assert tree(tmp_path) == expected
     assert verify_output(tmp_path).findings == ()
 
@@ -106,9 +109,7 @@ def test_a_request_to_stop_is_honoured_and_resumed(small_slide, tmp_path, undist
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
-    process = start(small_slide, tmp_path, 0)
-    process.communicate(timeout=120)
-    assert process.returncode == 0
+    resumed(small_slide, tmp_path)
     assert tree(tmp_path) == expected
 
 
@@ -128,9 +129,7 @@ def test_many_kills_at_random_times(small_slide, tmp_path, undisturbed):
                 process.communicate()
             else:
                 break
-        process = start(small_slide, out, 0)
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+        resumed(small_slide, out)
         assert tree(out) == expected
         assert verify_output(out).findings == ()
 
@@ -153,15 +152,26 @@ for name in ("rename", "replace", "fsync", "pwrite", "truncate"):
 """
 
 
+def run_until(step: int, slide: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """A run that kills itself at its `step`-th operation on the disk; never if that is 0."""
+    return subprocess.run(
+        [sys.executable, "-c", KILL_AT + PROGRAM, str(slide), str(out), "0", str(step)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def killed_at(step: int, slide: Path, out: Path) -> None:
+    died = run_until(step, slide, out)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+
+
 @pytest.mark.parametrize("points", [5, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_kill_at_chosen_disk_operations(small_slide, tmp_path, undisturbed, points):
     """Deterministic: the k-th rename, replace, fsync, pwrite or truncate is where it dies."""
     expected, _ = undisturbed
-    program = KILL_AT + PROGRAM
-    args = [sys.executable, "-c", program, str(small_slide)]
-    done = subprocess.run(
-        [*args, str(tmp_path / "count"), "0", "0"], capture_output=True, text=True, check=False
-    )
+    done = run_until(0, small_slide, tmp_path / "count")
     assert done.returncode == 0, done.stderr
     total = int(next(t for t in done.stdout.splitlines() if t.startswith("operations")).split()[1])
     assert total > 40
@@ -170,13 +180,8 @@ def test_a_kill_at_chosen_disk_operations(small_slide, tmp_path, undisturbed, po
     ending = [total - 3 * i for i in range(points - points // 2)]
     for step in sorted({s for s in spread + ending if s > 0}):
         out = tmp_path / str(step)
-        died = subprocess.run(
-            [*args, str(out), "0", str(step)], capture_output=True, text=True, check=False
-        )
-        assert died.returncode == -signal.SIGKILL, died.stderr
-        process = start(small_slide, out, 0)
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+        killed_at(step, small_slide, out)
+        resumed(small_slide, out)
         assert tree(out) == expected, step
         assert verify_output(out).findings == (), step
 
@@ -188,25 +193,17 @@ def test_a_killed_overwrite_resumes_to_the_bytes_of_a_fresh_run(
     """Old settings' mask, grid, features and outlines never survive in a run that says ok."""
     change = {"min_tissue": 0.3, "min_tissue_area": 0.2, "holes": "remove"}
     monkeypatch.setenv("MORE_SETTINGS", json.dumps(change))
-    process = start(small_slide, tmp_path / "fresh", 0)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+    resumed(small_slide, tmp_path / "fresh")
     expected = tree(tmp_path / "fresh")
     monkeypatch.setenv("MORE_SETTINGS", json.dumps({**change, "overwrite": True}))
-    args = [sys.executable, "-c", KILL_AT + PROGRAM, str(small_slide)]
     for k in range(points):
         out = tmp_path / str(k)
         for name, content in undisturbed[0].items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             (out / name).write_bytes(content)
         step = 8 + round(k * 110 / points)
-        died = subprocess.run(
-            [*args, str(out), "0", str(step)], capture_output=True, text=True, check=False
-        )
-        assert died.returncode == -signal.SIGKILL, died.stderr
-        process = start(small_slide, out, 0)
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+        killed_at(step, small_slide, out)
+        resumed(small_slide, out)
         assert tree(out) == expected, step
         assert verify_output(out).findings == (), step
 
@@ -234,9 +231,7 @@ def test_no_space_left_ends_the_run_and_loses_nothing(small_slide, tmp_path, und
     )
     assert "OutputError" in done.stderr
     assert "No space left" in done.stderr
-    process = start(small_slide, tmp_path, 0)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+    resumed(small_slide, tmp_path)
     assert tree(tmp_path) == expected
 
 

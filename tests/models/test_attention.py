@@ -9,15 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsiprep.models import attend as kernels
 from wsiprep.models import attention as module
-from wsiprep.models.attention import (
-    Attention,
-    Context,
-    FeedForward,
-    attend,
-    attend_lse,
-    attention_share,
-)
+from wsiprep.models.attend import attend, attend_lse, attention_share
+from wsiprep.models.attention import Attention, Context, FeedForward
 from wsiprep.models.ragged import (
     Plan,
     by_chunks,
@@ -67,7 +62,7 @@ def test_attend_equals_plain(pairs, group_rows, scores):
     plan = Plan(q_starts, k_starts, group_rows=group_rows)
     wanted, wanted_lse, wanted_share = plain(q, k, v, q_starts, k_starts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "SCORES", scores)
+        patch.setattr(kernels, "SCORES", scores)
         out, lse = attend_lse(q, k, v, plan)
         torch.testing.assert_close(out, wanted)
         torch.testing.assert_close(lse, wanted_lse)
@@ -76,7 +71,7 @@ def test_attend_equals_plain(pairs, group_rows, scores):
 
 
 def test_dropout_a_head_at_a_time_is_right_on_average(monkeypatch):
-    monkeypatch.setattr(module, "SCORES", 1)
+    monkeypatch.setattr(kernels, "SCORES", 1)
     starts = starts_of([6, 9])
     q, k, v = (rows(starts, 2, 4, seed=s).requires_grad_() for s in range(3))
     plan = Plan(starts, starts)
@@ -191,7 +186,7 @@ def test_packed_kernel_on_a_gpu_equals_plain(pairs):
         for n, s in enumerate((q_starts, k_starts, k_starts))
     )
     plan = Plan(q_starts, k_starts)
-    assert module._packed_kernel(q, plan, 0.0)
+    assert kernels._packed_kernel(q, plan, 0.0)
     out, lse = attend_lse(q, k, v, plan)
     wanted, wanted_lse, _ = plain(*(t.float().cpu() for t in (q, k, v)), q_starts, k_starts)
     torch.testing.assert_close(out.float().cpu(), wanted, atol=2e-2, rtol=2e-2)

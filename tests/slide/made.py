@@ -7,9 +7,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 import tifffile
 from numpy.typing import NDArray
 
+from wsiprep.core.contracts import Slide
 from wsiprep.core.errors import SlideOpenError, SlideReadError
 from wsiprep.core.types import Point, Size
 from wsiprep.slide import SlideConfig, open_slide
@@ -77,6 +79,19 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(data)
+
+
+def one_tile_is_lost(
+    slide: Slide, lost: Point, match: str, sound: Size, wanted: NDArray[np.uint8]
+) -> None:
+    """Reading at `lost` is an error with a hint; the `sound` corner is as it was."""
+    with slide:
+        with pytest.raises(SlideReadError, match=match) as caught:
+            slide.read(lost, 0, Size(30, 30))
+        assert caught.value.hint is not None
+        assert np.array_equal(slide.read(Point(0, 0), 0, sound), wanted)
+        with pytest.raises(SlideReadError):
+            slide.thumbnail(2.0)
 
 
 def exact_average(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.float64]:

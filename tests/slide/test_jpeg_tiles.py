@@ -10,10 +10,9 @@ import pytest
 import simplejpeg
 
 from tests.slide.made import smooth, write_tiff
-from tests.slide.made_dicom import jpeg, jpeg2000, write_series
+from tests.slide.made_dicom import J2K_LOSSLESS, jpeg, jpeg2000, write_series
 from tests.slide.made_ndpi import pages_of, write_ndpi
 from tests.slide.made_tiff import jpeg_tiff
-from tests.slide.test_dicom_reader import J2K_LOSSLESS
 from tests.slide.test_ndpi import noisy
 from wsiprep.core.contracts import JpegSlide
 from wsiprep.core.errors import SlideReadError

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.fakes import make_info
-from tests.store.test_store import grid_of, tissue_of
+from tests.store.made import grid_of, tissue_of
 from wsiprep.core.types import EncoderSpec
 from wsiprep.store.claim import claim_store
 

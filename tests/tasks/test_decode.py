@@ -12,7 +12,7 @@ import tifffile
 import torch
 from torch import nn
 
-from tests.tasks.test_prepare import log, run
+from tests.tasks.runs import log, run
 from tests.tiles.jpegs import CpuDecoder
 from wsiprep.core.config import build, digest
 from wsiprep.core.errors import ConfigError, DeviceError

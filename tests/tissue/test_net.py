@@ -16,13 +16,7 @@ from wsiprep.testing.segmenter import SegmenterContract
 from wsiprep.tissue.network import CLASSES, MULTIPLE, TissueNet, load_network, network_bytes
 from wsiprep.tissue.segmenters import net
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 
 from tests.tissue import pictures as p
 from tests.tissue.slides import make_info
-from tests.tissue.tiny_sam import DiscMasks, DiscPrompts, Scripted, by_colour
+from tests.tissue.tiny_sam import DiscMasks, DiscPrompts, Scripted, all_of, by_colour, noise
 from wsiprep.core.errors import PluginUnavailableError, WeightsError
 from wsiprep.testing.segmenter import SegmenterContract
 from wsiprep.tissue import TissueConfig
@@ -16,6 +16,8 @@ from wsiprep.tissue.detect import check_segmenter, tissue_key
 from wsiprep.tissue.segmenters import _sam2_network, sam2
 from wsiprep.tissue.segmenters._prompted import PromptedSegmenter
 from wsiprep.tissue.segmenters._prompts import Prompts
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = {
     "image_encoder__trunk__embed_dim": 8,
@@ -36,14 +38,6 @@ def build_tiny(model="tiny", seed=0):
         return real_build("tiny", **TINY)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def tiny(monkeypatch):
     """The small network in place of Hiera-tiny, and no network left from another test."""
@@ -51,15 +45,6 @@ def tiny(monkeypatch):
     sam2._network.cache_clear()
     yield
     sam2._network.cache_clear()
-
-
-def noise(h, w, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
-
-
-def whole(h, w):
-    box = np.array([0, 0, w, h], np.float32)
-    return Prompts(box, np.empty((0, 2), np.float32), np.empty(0, np.int32))
 
 
 def options(*more):
@@ -174,7 +159,7 @@ def test_it_says_what_the_projects_own_predictor_says():
     logits, iou, _ = theirs.predict(
         box=np.array([0, 0, w, h]), multimask_output=False, return_logits=True
     )
-    (answer,) = ours.predict([image], [whole(h, w)], False)
+    (answer,) = ours.predict([image], [all_of(h, w)], False)
     np.testing.assert_allclose(answer.logits, logits, atol=1e-4)
     np.testing.assert_allclose(answer.iou, iou, atol=1e-4)
 
@@ -183,7 +168,7 @@ def test_batches_say_what_single_images_say():
     network = _sam2_network.Sam2Network(build_tiny())
     shapes = [(700, 300), (40, 1), (1024, 1000)]
     images = [noise(h, w, seed) for seed, (h, w) in enumerate(shapes)]
-    prompts = [whole(h, w) for h, w in shapes]
+    prompts = [all_of(h, w) for h, w in shapes]
     prompts[2] = Prompts(None, np.array([[5, 9]], np.float32), np.array([1], np.int32))
     together = network.predict(images, prompts, True)
     for image, prompt, answer in zip(images, prompts, together, strict=True):
@@ -198,10 +183,10 @@ def test_saved_weights_come_back_as_atlaspatch_saves_them(tiny, tmp_path):
     torch.save({"model": build_tiny(seed=4).state_dict()}, path)
     segmenter = sam2.create(sam2.Config(checkpoint=str(path), device="cpu", min_iou=0))
     image = noise(80, 100)
-    (loaded,) = segmenter.predictor.predict([image], [whole(80, 100)], False)
+    (loaded,) = segmenter.predictor.predict([image], [all_of(80, 100)], False)
     wanted = _sam2_network.Sam2Network(build_tiny(seed=4))
     np.testing.assert_array_equal(
-        loaded.logits, wanted.predict([image], [whole(80, 100)], False)[0].logits
+        loaded.logits, wanted.predict([image], [all_of(80, 100)], False)[0].logits
     )
     one, two = segmenter.segment(image, 8.0), segmenter.segment(image, 8.0)
     np.testing.assert_array_equal(one.tissue, two.tissue)

@@ -15,8 +15,11 @@ from segment_anything.modeling import (
 )
 from torch import nn
 
+from tests.tissue import pictures as p
 from wsiprep.core.errors import DeviceError
+from wsiprep.tissue import TissueConfig
 from wsiprep.tissue.segmenters._prompted import Answer
+from wsiprep.tissue.segmenters._prompts import Prompts
 
 SIDE = 128
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
@@ -54,6 +57,32 @@ def tiny_sam(seed: int = 0, side: int = SIDE) -> Sam:
             pixel_std=STD,
         )
     return sam.eval()
+
+
+def noise(h, w, seed=0):
+    """Random pixels: every one matters."""
+    return np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
+
+
+def no_points():
+    return np.empty((0, 2), np.float32), np.empty(0, np.int32)
+
+
+def all_of(h, w):
+    """A box around the whole image, and no points."""
+    return Prompts(np.array([0, 0, w, h], np.float32), *no_points())
+
+
+def picture(h=300, w=400):
+    """A thumbnail with one piece of tissue, and where it is."""
+    image = p.glass(h, w)
+    truth = p.ellipse((h, w))
+    p.stain(image, truth)
+    return p.finish(image), truth
+
+
+def sam_options(*more):
+    return TissueConfig(segmenter="sam", segmenter_option=more)
 
 
 class DiscPrompts(nn.Module):

@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.tissue.tiny_sam import tiny_sam
+from tests.tissue.tiny_sam import noise, tiny_sam
 from wsiprep.core.errors import PluginUnavailableError, WeightsError
 from wsiprep.tissue.segmenters import sam as segmenter
 from wsiprep.tissue.segmenters._prompts import Prompts
 from wsiprep.tissue.segmenters._sam_network import SamNetwork
+from wsiprep.train.sam_files import load_tuned, merged_state, save_merged, save_tuned
 from wsiprep.train.sam_tuning import (
     Target,
     Tuning,
@@ -20,26 +21,12 @@ from wsiprep.train.sam_tuning import (
     dice_bce,
     forward,
     iou_error,
-    load_tuned,
-    merged_state,
-    save_merged,
-    save_tuned,
     target_of,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NORMS = Tuning()
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def noise(h, w, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
 
 
 def whole(h, w):

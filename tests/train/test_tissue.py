@@ -18,13 +18,7 @@ from wsiprep.train.tissue import TissueTraining, train_tissue
 from wsiprep.train.tissue.data import Thumbnails, read_pairs, read_textures
 from wsiprep.train.tissue.losses import class_bits, masked_loss
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

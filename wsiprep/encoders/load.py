@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from wsiprep.core.contracts import Encoder
-from wsiprep.core.errors import DeviceError, UnknownPluginError
+from wsiprep.core.devices import device_name
+from wsiprep.core.errors import UnknownPluginError
 from wsiprep.core.types import EncoderSpec
 from wsiprep.encoders.config import EncoderConfig
 from wsiprep.encoders.families import registry as families
@@ -70,19 +71,15 @@ def resolve_device(name: str) -> torch.device:
     """
     import torch
 
-    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    there = [f"cuda:{index}" for index in range(cuda)]
-    if torch.backends.mps.is_available():
-        there.append("mps")
-    there.append("cpu")
-    wanted = name.strip().lower()
-    if wanted == "auto":
-        return torch.device(there[0])
-    if wanted == "cuda":
-        wanted = "cuda:0"
-    if wanted not in there:
-        hint = f"There is: {', '.join(there)}. Use --device auto to take the first of them."
-        if wanted.startswith("cuda") and torch.version.cuda is None and torch.version.hip is None:
-            hint += " This torch is built without CUDA."
-        raise DeviceError(f"device '{name}' is not there.", stage="encoder", hint=hint)
-    return torch.device(wanted)
+    remedy = "Use --device auto to take the first of them."
+    without_cuda = torch.version.cuda is None and torch.version.hip is None
+    if without_cuda and name.strip().lower().startswith("cuda"):
+        remedy += " This torch is built without CUDA."
+    found = device_name(
+        name,
+        cuda=torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        mps=torch.backends.mps.is_available(),
+        stage="encoder",
+        remedy=remedy,
+    )
+    return torch.device(found)

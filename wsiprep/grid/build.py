@@ -12,7 +12,7 @@ from wsiprep.core.config import digest
 from wsiprep.core.errors import ConfigError
 from wsiprep.core.types import CHUNK_CELLS, PatchGrid, ReadPlan, SlideInfo, TissueMask
 from wsiprep.grid.config import GridConfig
-from wsiprep.grid.plan import make_plan
+from wsiprep.grid.plan import plan_for
 from wsiprep.grid.shares import area_share, main_section
 
 __all__ = ["cell_origins", "chunk_order", "grid_key", "grid_name", "make_grid", "tissue_share"]
@@ -53,13 +53,7 @@ def make_grid(info: SlideInfo, tissue: TissueMask, cfg: GridConfig) -> PatchGrid
         UpsamplingError: the slide is coarser than asked and upsampling is not allowed.
         ConfigError: the stride is so small that the lattice has more than 100 million cells.
     """
-    plan = make_plan(
-        info,
-        cfg.mpp,
-        cfg.patch_size,
-        tolerance=cfg.mpp_tolerance,
-        allow_upsampling=cfg.allow_upsampling,
-    )
+    plan = plan_for(info, cfg)
     stride0_px = cfg.stride_px * plan.side0_px / plan.patch_px
     rows = max(1, math.ceil(info.size0.height / stride0_px))
     cols = max(1, math.ceil(info.size0.width / stride0_px))

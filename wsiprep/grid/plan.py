@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from wsiprep.core.errors import UpsamplingError
 from wsiprep.core.types import ReadPlan, SlideInfo
+from wsiprep.grid.config import GridConfig
 
-__all__ = ["make_plan"]
+__all__ = ["make_plan", "plan_for"]
+
+
+def plan_for(info: SlideInfo, cfg: GridConfig) -> ReadPlan:
+    """How patches with these settings are read from a slide; see `make_plan`.
+
+    Raises:
+        UpsamplingError: the slide is coarser than asked and upsampling is not allowed.
+    """
+    return make_plan(
+        info,
+        cfg.mpp,
+        cfg.patch_size,
+        tolerance=cfg.mpp_tolerance,
+        allow_upsampling=cfg.allow_upsampling,
+    )
 
 
 def make_plan(

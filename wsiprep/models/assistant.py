@@ -8,8 +8,8 @@ no slide.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -17,23 +17,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from wsiprep.core.config import Settings
-from wsiprep.core.errors import ConfigError, ManifestError
+from wsiprep.core.errors import ConfigError
 from wsiprep.models.bags import PackedBags, SlideOut
 from wsiprep.models.language.answers import OptionScores, answer, score_options
 from wsiprep.models.language.choices import ChoiceStyle
-from wsiprep.models.language.conversation import Encoded, encode_conversation, with_slides
-from wsiprep.models.language.decoding import Decoding
-from wsiprep.models.language.interface import (
-    IGNORE,
-    SLIDE_MARK,
-    ChatTokenizer,
-    LanguageModel,
-    Tokenizer,
-)
+from wsiprep.models.language.decoding_config import Decoding
+from wsiprep.models.language.interface import LanguageModel, LanguageOut
 from wsiprep.models.language.projector import Projector, Visual
 from wsiprep.models.language.splice import splice_slides
+from wsiprep.models.language.state import load_exactly
 from wsiprep.models.language.templates import TemplateName, Turn
-from wsiprep.models.language.tiny import load_exactly
+from wsiprep.models.language.wording import Overlong, Wording, template_for
 
 __all__ = ["Assistant", "AssistantConfig", "AssistantOut"]
 
@@ -61,7 +55,7 @@ class AssistantConfig(Settings):
     """Whether the projector learns."""
     max_tokens: int | None = Field(default=2048, ge=16)
     """Most tokens of a conversation, those of the slide included."""
-    overflow: Literal["error", "drop_oldest", "cut"] = "cut"
+    overflow: Overlong = "cut"
     """What is done with a longer one in training: refuse it; leave out its oldest exchanges; or
     these, and then the end of the last answer (counted in the log)."""
 
@@ -115,13 +109,16 @@ class Assistant(nn.Module):
         self.cfg = cfg
         self.slides, self.projector = slides, projector
         self.language = language
-        self.template = _template_for(cfg.template, language.tokenizer)
+        self.template = template_for(cfg.template, language.tokenizer)
+        self._wording = Wording(
+            language.tokenizer, self.template, cfg.system, cfg.max_tokens, cfg.overflow
+        )
         if not cfg.slides_learn:
             slides.requires_grad_(False)
         if not cfg.projector_learns:
             projector.requires_grad_(False)
         # A template that does not fit the vocabulary is found out now, not hours later.
-        self._encode([Turn("user", "q"), Turn("assistant", "a")], 0, None)
+        self._wording.encode([Turn("user", "q"), Turn("assistant", "a")], 0, None)
 
     @property
     def device(self) -> torch.device:
@@ -170,11 +167,11 @@ class Assistant(nn.Module):
         called = [None] * len(shown) if names is None else names
         encoded, cut = [], 0
         for turns, part, name in zip(conversations, shown, called, strict=True):
-            one, less = self._encode(turns, len(part), name)
+            one, less = self._wording.encode(turns, len(part), name)
             encoded.append(one)
             cut += less
         batch = splice_slides(self.language, encoded, [[part] for part in shown], names=names)
-        out = self.language(
+        out: LanguageOut = self.language(
             batch.inputs_embeds,
             batch.attention_mask,
             position_ids=batch.position_ids,
@@ -232,7 +229,7 @@ class Assistant(nn.Module):
         """
         return answer(
             self.language,
-            [self._placed(turns) for turns in conversations],
+            [self._wording.placed(turns) for turns in conversations],
             [[part] for part in shown],
             template=self.template,
             decoding=decoding,
@@ -279,7 +276,7 @@ class Assistant(nn.Module):
         """
         return score_options(
             self.language,
-            self._placed(turns),
+            self._wording.placed(turns),
             options,
             [shown],
             template=self.template,
@@ -334,62 +331,3 @@ class Assistant(nn.Module):
             raise ValueError(f"{conversations} conversations cannot be of {len(bags)} bags so")
         made = self.show(bags).split()
         return [made[bag] for bag in owner]
-
-    def _placed(self, turns: Iterable[Turn]) -> list[Turn]:
-        """With the system's words and the place of the slide."""
-        said = list(turns)
-        silent = self.template == "plain" or any(turn.role == "system" for turn in said)
-        if self.cfg.system and not silent:
-            said = [Turn("system", self.cfg.system), *said]
-        return with_slides(said, 1)
-
-    def _encode(self, turns: Iterable[Turn], tokens: int, name: str | None) -> tuple[Encoded, int]:
-        """A conversation as ids, and how many tokens its last answer lost."""
-        placed = self._placed(turns)
-        places = sum(turn.text.count(SLIDE_MARK) for turn in placed if turn.role == "user")
-        if places != 1:
-            raise ManifestError(
-                f"a conversation has {places} places '{SLIDE_MARK}' for the slide.",
-                slide=name,
-                stage="models",
-                hint="Write it once, or not at all; all slides of a case stand in one place.",
-            )
-        how = self.cfg
-        tokenizer, most = self.language.tokenizer, how.max_tokens
-        try:
-            one = encode_conversation(
-                placed, tokenizer, self.template, slide_tokens=[tokens], max_tokens=most,
-                overflow="error" if how.overflow == "error" else "drop_oldest", name=name,
-            )  # fmt: skip
-        except ManifestError:
-            if how.overflow != "cut" or most is None:
-                raise
-            return self._cut(placed, most - tokens, name)
-        return one, 0
-
-    def _cut(self, turns: Sequence[Turn], room: int, name: str | None) -> tuple[Encoded, int]:
-        """The last exchange, its answer without what is too much for so many tokens of text."""
-        system = [turn for turn in turns if turn.role == "system"]
-        rest = [turn for turn in turns if turn.role != "system"]
-        asked = replace(rest[-2], text=rest[-2].text.replace(SLIDE_MARK, "").strip())
-        last = with_slides([*system, asked, rest[-1]], 1)
-        one = encode_conversation(last, self.language.tokenizer, self.template, name=name)
-        kept = max(room, 0) + 1  # the place of the slide is an id, and none of the text's
-        labels = one.labels[:kept]
-        if not bool((labels != IGNORE).any()):
-            raise ManifestError(
-                f"a conversation has no room for its answer: slide and question take "
-                f"{self.cfg.max_tokens} tokens or more.",
-                slide=name,
-                stage="models",
-                hint="Set model.assistant.max_tokens higher, or show fewer patches of the slide.",
-            )
-        cut = replace(one, ids=one.ids[:kept], labels=labels, dropped=len(rest) // 2 - 1)
-        return cut, len(one.ids) - len(cut.ids)
-
-
-def _template_for(wanted: TemplateName | Literal["auto"], tokenizer: Tokenizer) -> TemplateName:
-    if wanted != "auto":
-        return wanted
-    own = isinstance(tokenizer, ChatTokenizer) and tokenizer.has_chat_template
-    return "chat" if own else "llava_v1"

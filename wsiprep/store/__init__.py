@@ -5,7 +5,7 @@ from wsiprep.core.lazy import lazy_names
 __getattr__, __all__ = lazy_names(
     __name__,
     {
-        "FeatureArray": "read",
+        "FeatureArray": "features",
         "FeatureStore": "read",
         "HeatMap": "read",
         "SlideStore": "write",

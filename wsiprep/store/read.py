@@ -1,11 +1,10 @@
-"""Reading a slide's store: rows, windows, masks, without loading the rest."""
+"""Reading a slide's store: what is in it, and each finished part."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
 import zarr
@@ -14,79 +13,19 @@ from zarr.storage import LocalStore
 
 from wsiprep.core.errors import MissingStageError, StoreCorruptError
 from wsiprep.core.types import PatchGrid, SlideInfo, TissueMask
+from wsiprep.store.arrays import decoded, load, load_known
+from wsiprep.store.features import FeatureArray
 from wsiprep.store.manifest import Manifest
 from wsiprep.store.schema import (
     MAPS,
     NAMESPACE,
-    SHARD_CELLS,
     TISSUE,
     grid_unit,
     plan_from_json,
     safe_name,
 )
 
-if TYPE_CHECKING:
-    import dask.array
-    import torch
-
-T = TypeVar("T")
-
-__all__ = ["FeatureArray", "FeatureRows", "FeatureStore", "FeatureWindow", "HeatMap"]
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureRows:
-    """Feature vectors of patches, row-aligned with where they lie.
-
-    Attributes:
-        vectors: float16 or float32 (M, D), finite.
-        cell: int32 (M, 2), row and column.
-        origin0_px: int64 (M, 2), x and y in level-0 pixels.
-        tissue: float32 (M,), tissue share.
-        section: int32 (M,), number of the tissue section.
-        pen: float32 (M,), share under ink.
-        edge: float32 (M,), share under coverslip edges, bubbles, dust.
-        fold: float32 (M,), share under folded tissue.
-        focus: float32 (M,), sharpness; NaN where it was not measured.
-    """
-
-    vectors: NDArray[np.floating[Any]]
-    cell: NDArray[np.int32]
-    origin0_px: NDArray[np.int64]
-    tissue: NDArray[np.float32]
-    section: NDArray[np.int32]
-    pen: NDArray[np.float32]
-    edge: NDArray[np.float32]
-    fold: NDArray[np.float32]
-    focus: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    def torch(self) -> torch.Tensor:
-        """The vectors as a torch tensor that shares their memory."""
-        import torch
-
-        return torch.from_numpy(self.vectors)
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureWindow:
-    """A rectangle of the lattice.
-
-    Attributes:
-        vectors: (h, w, D); NaN where not valid.
-        valid: bool (h, w).
-    """
-
-    vectors: NDArray[np.floating[Any]]
-    valid: NDArray[np.bool_]
-
-    def torch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors and validity as torch tensors that share their memory."""
-        import torch
-
-        return torch.from_numpy(self.vectors), torch.from_numpy(self.valid)
+__all__ = ["FeatureArray", "FeatureStore", "HeatMap"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +91,7 @@ class FeatureStore:
             StoreCorruptError: files of it are missing.
         """
         self._check(unit)
-        values: Any = _damage(self.path, lambda: self._group(unit).attrs.asdict()[NAMESPACE])
+        values: Any = decoded(self.path, lambda: self._group(unit).attrs.asdict()[NAMESPACE])
         return dict(values)
 
     def tissue(self) -> TissueMask:
@@ -165,20 +104,20 @@ class FeatureStore:
         values = self.attributes(TISSUE)
         group = self._group(TISSUE)
 
-        def load(*names: str) -> dict[str, Any]:
-            return _load_known(group, names, self.path)
-
-        return _damage(
+        return decoded(
             self.path,
             lambda: TissueMask(
-                mask=_load(group, "mask", self.path).astype(np.bool_),
-                pen=_load(group, "pen", self.path).astype(np.bool_),
+                mask=load(group, "mask", self.path).astype(np.bool_),
+                pen=load(group, "pen", self.path).astype(np.bool_),
                 mpp=values["mpp"],
                 size0=self.slide.size0,
                 method=values["method"],
                 notes=tuple(values["notes"]),
-                **{name: mask.astype(np.bool_) for name, mask in load("edge", "fold").items()},
-                **load("section"),
+                **{
+                    name: mask.astype(np.bool_)
+                    for name, mask in load_known(group, ("edge", "fold"), self.path).items()
+                },
+                **load_known(group, ("section",), self.path),
             ),
         )
 
@@ -192,17 +131,17 @@ class FeatureStore:
         unit = grid_unit(self._grid_name(name))
         values = self.attributes(unit)
         group = self._group(unit)
-        return _damage(
+        return decoded(
             self.path,
             lambda: PatchGrid(
                 plan=plan_from_json(values),
                 stride_px=values["stride_px"],
                 stride0_px=values["stride0_px"],
                 shape=(values["shape"][0], values["shape"][1]),
-                cell=_load(group, "cell", self.path),
-                origin0_px=_load(group, "origin0_px", self.path),
-                tissue=_load(group, "tissue", self.path),
-                **_load_known(group, ("section", "pen", "edge", "fold", "focus"), self.path),
+                cell=load(group, "cell", self.path),
+                origin0_px=load(group, "origin0_px", self.path),
+                tissue=load(group, "tissue", self.path),
+                **load_known(group, ("section", "pen", "edge", "fold", "focus"), self.path),
             ),
         )
 
@@ -238,15 +177,10 @@ class FeatureStore:
         if name is None:
             name = self._only(known, "heat map", f"`wsiprep ground {self.path} …`")
         if safe_name(name) not in known:
-            raise MissingStageError(
-                f"there is no heat map '{name}'.",
-                slide=self.slide.id,
-                stage="store",
-                hint=f"There are: {', '.join(known) or 'none'}.",
-            )
+            raise self._missing(f"there is no heat map '{name}'.", known)
         unit = f"{grid_unit(grid)}/features/{encoder}/{MAPS}/{safe_name(name)}"
         values = self.attributes(unit)
-        scores = _load(self._group(unit), "scores", self.path)
+        scores = load(self._group(unit), "scores", self.path)
         return HeatMap(tuple(values["texts"]), scores, values)
 
     def _encoder_name(self, encoder: str | None, grid: str) -> str:
@@ -255,24 +189,14 @@ class FeatureStore:
             return self._only(known, "features", f"`wsiprep embed {self.slide.uri} …`")
         name = safe_name(encoder)
         if name not in known:
-            raise MissingStageError(
-                f"there are no features of '{encoder}' on grid '{grid}'.",
-                slide=self.slide.id,
-                stage="store",
-                hint=f"There are: {', '.join(known) or 'none'}.",
-            )
+            raise self._missing(f"there are no features of '{encoder}' on grid '{grid}'.", known)
         return name
 
     def _grid_name(self, name: str | None) -> str:
         if name is None:
             return self._only(self.grids, "grid", f"`wsiprep coords {self.slide.uri} …`")
         if name not in self.grids:
-            raise MissingStageError(
-                f"there is no grid '{name}'.",
-                slide=self.slide.id,
-                stage="store",
-                hint=f"There are: {', '.join(self.grids) or 'none'}.",
-            )
+            raise self._missing(f"there is no grid '{name}'.", self.grids)
         return name
 
     def _only(self, names: list[str], what: str, command: str) -> str:
@@ -285,12 +209,11 @@ class FeatureStore:
                 stage="store",
                 hint=f"Run {command}.",
             )
-        raise MissingStageError(
-            f"there is more than one {what}; name it.",
-            slide=self.slide.id,
-            stage="store",
-            hint=f"There are: {', '.join(names)}.",
-        )
+        raise self._missing(f"there is more than one {what}; name it.", names)
+
+    def _missing(self, problem: str, known: list[str]) -> MissingStageError:
+        there = f"There are: {', '.join(known) or 'none'}."
+        return MissingStageError(problem, slide=self.slide.id, stage="store", hint=there)
 
     def _check(self, unit: str) -> None:
         """Refuse a part that is not finished or lacks files: Zarr would give fill values."""
@@ -317,140 +240,3 @@ class FeatureStore:
         if not isinstance(group, zarr.Group):
             raise StoreCorruptError(f"{unit} is not a group.", slide=self.slide.id, stage="store")
         return group
-
-
-class FeatureArray:
-    """Features of one encoder on one grid. Nothing is read before it is asked for.
-
-    Attributes:
-        attributes: Encoder spec, achieved mpp, key, configuration; see docs/store.md.
-        grid: The patches.
-    """
-
-    def __init__(
-        self, attributes: dict[str, Any], group: zarr.Group, grid: PatchGrid, path: Path
-    ) -> None:
-        self.attributes = attributes
-        self.grid = grid
-        self._path = path
-        self._values = _array(group, "values")
-        self._valid: NDArray[np.bool_] = _load(group, "valid", path).astype(np.bool_)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(rows, cols, D) of the dense grid."""
-        rows, cols, dim = self._values.shape
-        return rows, cols, dim
-
-    @property
-    def dim(self) -> int:
-        """D, the length of a vector."""
-        return self.shape[2]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """float16 or float32."""
-        return np.dtype(self._values.dtype)
-
-    @property
-    def valid(self) -> NDArray[np.bool_]:
-        """Bool (rows, cols): cells that hold a vector."""
-        return self._valid
-
-    def __len__(self) -> int:
-        """Patches that hold a vector."""
-        return int(self._valid.sum())
-
-    def rows(self, start: int = 0, stop: int | None = None) -> FeatureRows:
-        """Vectors of patches [start, stop) of the grid, without those that could not be read.
-
-        Memory: the result and one shard.
-
-        Raises:
-            StoreCorruptError: a vector that should be there is not finite.
-        """
-        every = np.arange(len(self.grid))[start:stop]
-        cell = self.grid.cell[every]
-        every = every[self._valid[cell[:, 0], cell[:, 1]]]
-        cell = self.grid.cell[every]
-        vectors = np.empty((len(every), self.dim), self.dtype)
-        shard = cell // SHARD_CELLS
-        for place in np.unique(shard, axis=0):
-            member = np.flatnonzero((shard == place).all(axis=1))
-            low = cell[member].min(axis=0)
-            high = cell[member].max(axis=0) + 1
-            block = self._read(slice(low[0], high[0]), slice(low[1], high[1]))
-            at = cell[member] - low
-            vectors[member] = block[at[:, 0], at[:, 1]]
-        if not np.isfinite(vectors).all():
-            raise StoreCorruptError(
-                "features that are marked valid are missing from their chunk.",
-                slide=self._path.stem,
-                stage="store",
-                hint="`wsiprep verify` says what to run again.",
-            )
-        columns = {name: column[every] for name, column in self.grid.columns().items()}
-        return FeatureRows(vectors, cell, self.grid.origin0_px[every], **columns)
-
-    def window(self, row: int, col: int, height: int = 16, width: int = 16) -> FeatureWindow:
-        """Vectors of a rectangle of cells; what lies beyond the lattice is not valid.
-
-        Reads only the chunks it touches. At multiples of 16 a 16 x 16 window is one chunk.
-
-        Args:
-            row: First row of cells; may be negative.
-            col: First column; may be negative.
-            height: Rows.
-            width: Columns.
-        """
-        vectors = np.full((height, width, self.dim), np.nan, self.dtype)
-        valid = np.zeros((height, width), np.bool_)
-        rows, cols, _ = self.shape
-        top, bottom = max(row, 0), min(row + height, rows)
-        left, right = max(col, 0), min(col + width, cols)
-        if top < bottom and left < right:
-            there = np.s_[top - row : bottom - row, left - col : right - col]
-            vectors[there] = self._read(slice(top, bottom), slice(left, right))
-            valid[there] = self._valid[top:bottom, left:right]
-        return FeatureWindow(vectors, valid)
-
-    def dask(self) -> dask.array.Array:
-        """The dense grid (rows, cols, D) as a dask array, one task a shard; NaN without vector."""
-        import dask.array
-
-        chunks = self._values.shards or self._values.chunks
-        return dask.array.from_array(self._values, chunks=chunks, name=False)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
-
-    def _read(self, rows: slice, cols: slice) -> NDArray[np.floating[Any]]:
-        return _damage(self._path, lambda: np.asarray(self._values[rows, cols]))
-
-
-def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    array = group[name]
-    if not isinstance(array, zarr.Array):
-        raise StoreCorruptError(f"{name} is not an array.", stage="store")
-    return array
-
-
-def _load(group: zarr.Group, name: str, path: Path) -> NDArray[Any]:
-    return _damage(path, lambda: np.asarray(_array(group, name)[...]))
-
-
-def _load_known(group: zarr.Group, names: tuple[str, ...], path: Path) -> dict[str, Any]:
-    """Arrays that parts written in format 1 do not have, where they are."""
-    return {name: _load(group, name, path) for name in names if name in group}
-
-
-def _damage(path: Path, read: Callable[[], T]) -> T:
-    """Turn what Zarr and its codecs raise on damaged bytes into one error of ours."""
-    try:
-        return read()
-    except StoreCorruptError:
-        raise
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as err:
-        raise StoreCorruptError(
-            f"stored content does not decode: {err}.",
-            slide=path.stem,
-            stage="store",
-            hint="`wsiprep verify` says what to run again.",
-        ) from err

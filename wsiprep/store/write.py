@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
 from zarr.storage import LocalStore
 
 from wsiprep.core.errors import MissingStageError
-from wsiprep.core.types import CHUNK_CELLS, EncoderSpec, PatchGrid, SlideInfo, TissueMask
+from wsiprep.core.types import EncoderSpec, PatchGrid, SlideInfo, TissueMask
+from wsiprep.store.dense import put_array, put_scores, put_vectors
 from wsiprep.store.disk import (
     files_digest,
     output_errors,
@@ -32,7 +32,6 @@ from wsiprep.store.manifest import Manifest, Unit
 from wsiprep.store.schema import (
     MAPS,
     NAMESPACE,
-    SHARD_CELLS,
     TISSUE,
     WORK_FOLDER,
     features_unit,
@@ -43,9 +42,6 @@ from wsiprep.store.schema import (
 )
 
 __all__ = ["SlideStore", "fresh_folder", "write_group"]
-
-ALWAYS_WRITTEN = frozenset({"mask", "pen", "cell", "origin0_px", "tissue", "valid"})
-"""Arrays of format 1, whose chunk is there even if it is all zero."""
 
 
 def fresh_folder(folder: Path) -> Path:
@@ -112,8 +108,8 @@ class SlideStore:
         }
         with self._building(TISSUE, attributes) as group:
             for name in ("mask", "pen", "edge", "fold"):
-                _put_array(group, name, getattr(tissue, name).astype(np.uint8), ("y", "x"))
-            _put_array(group, "section", tissue.section, ("y", "x"))
+                put_array(group, name, getattr(tissue, name).astype(np.uint8), ("y", "x"))
+            put_array(group, "section", tissue.section, ("y", "x"))
         self._publish(TISSUE, key, "")
 
     def put_grid(
@@ -136,10 +132,10 @@ class SlideStore:
         unit = grid_unit(name)
         attributes = {**plan_to_json(grid), "key": key, "parent": parent, "config": config}
         with self._building(unit, attributes) as group:
-            _put_array(group, "cell", grid.cell, ("patch", "row_col"))
-            _put_array(group, "origin0_px", grid.origin0_px, ("patch", "x_y"))
+            put_array(group, "cell", grid.cell, ("patch", "row_col"))
+            put_array(group, "origin0_px", grid.origin0_px, ("patch", "x_y"))
             for column, values in grid.columns().items():
-                _put_array(group, column, values, ("patch",))
+                put_array(group, column, values, ("patch",))
         with output_errors(self.path / unit):
             write_group(self._work / "building" / "features", {})
         self._publish(unit, key, parent, skip=("features",))
@@ -185,8 +181,6 @@ class SlideStore:
         if not journal.complete:
             raise ValueError("a journal that lacks rows cannot be published")
         unit = features_unit(grid_name, spec.name)
-        rows, cols = grid.shape
-        tall, wide = (min(SHARD_CELLS, -(-n // CHUNK_CELLS) * CHUNK_CELLS) for n in grid.shape)
         attributes = {
             "encoder": spec.canonical(),
             "mpp": grid.plan.mpp,
@@ -198,40 +192,8 @@ class SlideStore:
             "versions": {name: version(name) for name in ("wsiprep", "torch", "timm")},
         }
         vectors = journal.read()
-        dim = vectors.shape[1]
         with self._building(unit, attributes) as group:
-            values = group.create_array(
-                "values",
-                shape=(rows, cols, dim),
-                chunks=(CHUNK_CELLS, CHUNK_CELLS, dim),
-                shards=(tall, wide, dim),
-                dtype=journal.dtype,
-                compressors=[ZstdCodec(level=1, checksum=True)],
-                fill_value=float("nan"),
-                dimension_names=("row", "col", "feature"),
-                config={"write_empty_chunks": False},
-            )
-            shard = grid.cell // np.array([tall, wide], np.int32)
-            for r in range(-(-rows // tall)):
-                for c in range(-(-cols // wide)):
-                    member = np.flatnonzero((shard[:, 0] == r) & (shard[:, 1] == c))
-                    if not len(member):
-                        continue
-                    block = np.full(
-                        (min(tall, rows - r * tall), min(wide, cols - c * wide), dim),
-                        np.nan,
-                        journal.dtype,
-                    )
-                    good = member[journal.ok[member]]
-                    at = grid.cell[good] - np.array([r * tall, c * wide], np.int32)
-                    block[at[:, 0], at[:, 1]] = vectors[good]
-                    values[
-                        r * tall : r * tall + block.shape[0], c * wide : c * wide + block.shape[1]
-                    ] = block
-            valid = np.zeros((rows, cols), np.uint8)
-            good_cells = grid.cell[journal.ok]
-            valid[good_cells[:, 0], good_cells[:, 1]] = 1
-            _put_array(group, "valid", valid, ("row", "col"))
+            put_vectors(group, grid, vectors, journal.ok)
         del vectors
         self._publish(unit, key, parent)
         journal.close()
@@ -276,22 +238,8 @@ class SlideStore:
         unit = heat_map_unit(grid_name, encoder, name)
         parent_key = self.manifest.units[parent].key
         values = {**attributes, "key": key, "parent": parent_key}
-        cell = grid.cell[rows]
         with self._building(unit, values) as group:
-            array = group.create_array(
-                "scores",
-                shape=(len(scores), *grid.shape),
-                chunks=(1, *(min(SHARD_CELLS, max(1, n)) for n in grid.shape)),
-                dtype=np.float32,
-                compressors=[ZstdCodec(level=3, checksum=True)],
-                fill_value=float("nan"),
-                dimension_names=("text", "row", "col"),
-                config={"write_empty_chunks": False},
-            )
-            for number, row in enumerate(scores):
-                dense = np.full(grid.shape, np.nan, np.float32)
-                dense[cell[:, 0], cell[:, 1]] = row
-                array[number] = dense
+            put_scores(group, grid.shape, grid.cell[rows], scores)
         maps = self.path / parent / MAPS
         if not (maps / "zarr.json").is_file():
             write_group(maps, {})
@@ -358,21 +306,3 @@ class SlideStore:
     def _note(self, name: str, unit: Unit) -> None:
         self.manifest = replace(self.manifest, units={**self.manifest.units, name: unit})
         self.manifest.write()
-
-
-def _put_array(
-    group: zarr.Group, name: str, content: np.ndarray[Any, Any], axes: tuple[str, ...]
-) -> None:
-    """A small array, as one compressed chunk; without a file if it holds its fill value only."""
-    array = group.create_array(
-        name,
-        shape=content.shape,
-        chunks=tuple(max(1, n) for n in content.shape),
-        dtype=content.dtype,
-        compressors=[ZstdCodec(level=3, checksum=True)],
-        dimension_names=axes,
-        fill_value=float("nan") if name == "focus" else 0,
-        config={"write_empty_chunks": name in ALWAYS_WRITTEN},
-    )
-    if content.size:
-        array[...] = content

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from wsiprep.core.config import Settings, flag
+from wsiprep.models.language.decoding_config import Decoding
 from wsiprep.slide.config import SlideConfig
+from wsiprep.tasks.output_config import OutputSettings
 from wsiprep.tasks.use_config import SlidesOrStores
 
 __all__ = [
@@ -39,34 +41,22 @@ class AssistantChoice(Settings):
     """Weights file of the patch encoder, for slides that are embedded first."""
 
 
-class AnsweringConfig(Settings):
+class AnsweringConfig(Decoding):
     """How answers are drawn."""
 
     panel: ClassVar[str] = "Answers"
 
-    max_new_tokens: int = Field(default=256, ge=1)
-    """Longest answer, in tokens."""
-    temperature: float = Field(default=0.0, ge=0)
-    """0 takes the likeliest token each time; above 0 samples, wider the higher it is."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    """When sampling: only the likeliest tokens that together have this probability."""
-    top_k: int = Field(default=0, ge=0)
-    """When sampling: only that many of the likeliest tokens; 0 means all."""
-    beams: int = Field(default=1, ge=1)
-    """Beams of a beam search; 1 means none."""
-    length_penalty: float = 1.0
-    """Beams compare log-likelihood / tokens^penalty; 0 compares the sum."""
     seed: int = Field(default=0, ge=0)
     """Of sampling: the same seed, the same answers."""
 
     @model_validator(mode="after")
-    def _one_way(self) -> AnsweringConfig:
+    def _one_way(self) -> Self:
         if self.beams > 1 and self.temperature > 0:
             raise ValueError("beams do not sample: leave --temperature at 0, or --beams at 1")
         return self
 
 
-class AnswerConfig(Settings):
+class AnswerConfig(OutputSettings):
     """Where answers go."""
 
     panel: ClassVar[str] = "Run"
@@ -76,13 +66,6 @@ class AnswerConfig(Settings):
     not needed where stores are given, and answers only to be read."""
     json_: bool = Field(default=False, json_schema_extra=flag("--json"))
     """Print the result as JSON on stdout."""
-
-    @field_validator("output", mode="before")
-    @classmethod
-    def _not_empty(cls, value: object) -> object:
-        if value == "":  # an unset variable of a script would mean the current folder
-            raise ValueError("the folder has no name")
-        return value
 
 
 class QuestionsConfig(Settings):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wsiprep import __version__
 from wsiprep.models.bags import Bag, pack
-from wsiprep.models.language.decoding import Decoding
+from wsiprep.models.language.decoding_config import Decoding
 from wsiprep.models.language.templates import Turn
 from wsiprep.models.sampling import Sampling, sample
 from wsiprep.tasks.ask_config import AnsweringConfig, AssistantChoice

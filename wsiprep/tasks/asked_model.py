@@ -15,8 +15,7 @@ from wsiprep.core.errors import WeightsError
 from wsiprep.models.bags import Bag, PackedBags, pack
 from wsiprep.models.sampling import Sampling, sample
 from wsiprep.tasks.embedded import EmbeddedSlide, open_features
-from wsiprep.tasks.evaluate_language_config import AskedModelChoice
-from wsiprep.tasks.use_config import ModelChoice
+from wsiprep.tasks.use_config import AskedModelChoice
 from wsiprep.train.language.checkpoint import AlignedCheckpoint, load_aligned
 
 __all__ = ["AskedModel", "SlideView", "load_model", "model_sha256"]
@@ -98,7 +97,7 @@ class AskedModel:
         }
 
 
-def load_model(choice: ModelChoice | AskedModelChoice) -> AskedModel:
+def load_model(choice: AskedModelChoice) -> AskedModel:
     """The model of a command.
 
     Raises:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from wsiprep.core.config import Settings, flag
 from wsiprep.encoders.config import EncoderConfig
 from wsiprep.grid.config import GridConfig
 from wsiprep.slide.config import SlideConfig
+from wsiprep.tasks.output_config import OutputSettings
 from wsiprep.tissue.config import TissueConfig
 
 __all__ = [
@@ -46,7 +47,7 @@ class InputConfig(Settings):
     """Only files with this extension, e.g. svs; may be repeated."""
 
 
-class RunConfig(Settings):
+class RunConfig(OutputSettings):
     """Where results go, and how the work is done. Nothing here enters a key.
 
     On a GPU, `batch_size` and `device` may change the last bits of features; see docs/adr/0005.
@@ -56,13 +57,6 @@ class RunConfig(Settings):
 
     output: Path = Field(json_schema_extra=flag("-o"))
     """Folder for results; made when absent. An earlier run in it is resumed."""
-
-    @field_validator("output", mode="before")
-    @classmethod
-    def _not_empty(cls, value: object) -> object:
-        if value == "":  # an unset variable of a script would mean the current folder
-            raise ValueError("the folder has no name")
-        return value
 
     batch_size: int = Field(default=32, ge=1)
     """Patches encoded at a time; fewer where their pixels would take more than 128 MiB, and halved

@@ -7,13 +7,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from wsiprep.core.config import Settings, flag
+from wsiprep.core.config import Settings
 from wsiprep.tasks.report_config import ReportSettings
-from wsiprep.tasks.use_config import GroundMethodName
+from wsiprep.tasks.use_config import AskedModelChoice, GroundMethodName
 
 __all__ = [
     "AlignTasks",
-    "AskedModelChoice",
     "EvaluateAlignConfig",
     "EvaluateGroundConfig",
     "EvaluatedSamples",
@@ -33,19 +32,6 @@ class EvaluatedSamples(Settings):
     """Folder of the slides' stores."""
     split: Literal["train", "val", "test", "all"] = "test"
     """Samples of this split; samples without a split count as every one."""
-
-
-class AskedModelChoice(Settings):
-    """Which model, and how slides are shown to it."""
-
-    panel: ClassVar[str] = "Model"
-
-    model: Path = Field(json_schema_extra=flag("-m"))
-    """Output folder of `wsiprep train align`, or one checkpoint of it."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, mps; auto takes the first of cuda, mps, cpu that is there."""
-    max_patches: int | None = Field(default=None, ge=1)
-    """Most patches of a slide that the model is shown, spread over the tissue; all by default."""
 
 
 class LanguageReport(ReportSettings):

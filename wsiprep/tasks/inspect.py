@@ -9,7 +9,7 @@ from typing import Any
 from wsiprep.core.contracts import Slide, TiledSlide
 from wsiprep.core.errors import ResolutionError
 from wsiprep.grid.config import GridConfig
-from wsiprep.grid.plan import make_plan
+from wsiprep.grid.plan import plan_for
 from wsiprep.slide.config import SlideConfig
 from wsiprep.slide.open import open_slide
 from wsiprep.store.read import FeatureStore
@@ -39,13 +39,7 @@ def inspect_slide(path: Path, cfg: SlideConfig, grid: GridConfig) -> dict[str, A
         info = slide.info
         plan: dict[str, Any]
         try:
-            chosen = make_plan(
-                info,
-                grid.mpp,
-                grid.patch_size,
-                tolerance=grid.mpp_tolerance,
-                allow_upsampling=grid.allow_upsampling,
-            )
+            chosen = plan_for(info, grid)
             plan = {**asdict(chosen), "text": chosen.describe()}
         except ResolutionError as err:
             plan = {"text": str(err)}

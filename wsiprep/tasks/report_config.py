@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from wsiprep.core.config import Settings, flag
+from wsiprep.core.config import flag
+from wsiprep.tasks.output_config import OutputSettings
 
 __all__ = ["ReportSettings"]
 
 
-class ReportSettings(Settings):
+class ReportSettings(OutputSettings):
     """What is reported, and where it goes."""
 
     panel: ClassVar[str] = "Report"
@@ -25,10 +26,3 @@ class ReportSettings(Settings):
     """Bootstrap resamples of patients, or of slides where no patient is named."""
     json_: bool = Field(default=False, json_schema_extra=flag("--json"))
     """Print the report as JSON on stdout."""
-
-    @field_validator("output", mode="before")
-    @classmethod
-    def _not_empty(cls, value: object) -> object:
-        if value == "":  # an unset variable of a script would mean the current folder
-            raise ValueError("the folder has no name")
-        return value

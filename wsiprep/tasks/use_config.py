@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from wsiprep.core.config import Settings, flag
 from wsiprep.slide.config import SlideConfig
+from wsiprep.tasks.output_config import OutputSettings
 
 __all__ = [
+    "AskedModelChoice",
     "ClassesConfig",
     "ClassifyConfig",
     "GroundConfig",
@@ -43,7 +45,7 @@ class SlidesOrStores(Settings):
     """Only slide files with this extension, e.g. svs; may be repeated."""
 
 
-class ModelChoice(Settings):
+class AskedModelChoice(Settings):
     """Which model, and how slides are shown to it."""
 
     panel: ClassVar[str] = "Model"
@@ -54,11 +56,16 @@ class ModelChoice(Settings):
     """cpu, cuda, cuda:1, mps; auto takes the first of cuda, mps, cpu that is there."""
     max_patches: int | None = Field(default=None, ge=1)
     """Most patches of a slide that the model is shown, spread over the tissue; all by default."""
+
+
+class ModelChoice(AskedModelChoice):
+    """Which model, and how slides are shown to it."""
+
     weights: Path | None = None
     """Weights file of the patch encoder, for slides that are embedded first."""
 
 
-class ResultConfig(Settings):
+class ResultConfig(OutputSettings):
     """Where results go."""
 
     panel: ClassVar[str] = "Run"
@@ -67,13 +74,6 @@ class ResultConfig(Settings):
     """Folder for results, and for the stores of slides that are embedded first."""
     json_: bool = Field(default=False, json_schema_extra=flag("--json"))
     """Print the result as JSON on stdout."""
-
-    @field_validator("output", mode="before")
-    @classmethod
-    def _not_empty(cls, value: object) -> object:
-        if value == "":  # an unset variable of a script would mean the current folder
-            raise ValueError("the folder has no name")
-        return value
 
 
 class ClassesConfig(Settings):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -179,16 +179,10 @@ class SlideContract:
         origins = [Point(x % size0.width, x * 3 % size0.height) for x in range(0, 600, 29)]
         expected = [slide.read(origin, 0, Size(64, 48)) for origin in origins]
 
-        def read_all(_: int) -> list[NDArray[np.uint8]]:
-            own = slide.reopen()
-            try:
-                return [own.read(origin, 0, Size(64, 48)) for origin in origins]
-            finally:
-                own.close()
+        def read_all(own: Slide) -> list[NDArray[np.uint8]]:
+            return [own.read(origin, 0, Size(64, 48)) for origin in origins]
 
-        with ThreadPoolExecutor(4) as pool:
-            for result in pool.map(read_all, range(4)):
-                assert all(np.array_equal(a, b) for a, b in zip(result, expected, strict=True))
+        _agree_in_threads(slide, read_all, expected)
 
     def test_survives_pickling(self, slide: Slide) -> None:
         """A handle sent to another process opens the slide there."""
@@ -275,17 +269,11 @@ class SlideContract:
         expected = [self._tile(slide, 0, tile) for tile in tiles]
         fetched = [slide.fetch_tile(0, tile) for tile in tiles]
 
-        def decode_all(_: int) -> list[NDArray[np.uint8]]:
-            own = slide.reopen()
+        def decode_all(own: Slide) -> list[NDArray[np.uint8]]:
             assert isinstance(own, TiledSlide)
-            try:
-                return [self._tile(own, 0, t, d) for t, d in zip(tiles, fetched, strict=True)]
-            finally:
-                own.close()
+            return [self._tile(own, 0, t, d) for t, d in zip(tiles, fetched, strict=True)]
 
-        with ThreadPoolExecutor(4) as pool:
-            for result in pool.map(decode_all, range(4)):
-                assert all(np.array_equal(a, b) for a, b in zip(result, expected, strict=True))
+        _agree_in_threads(slide, decode_all, expected)
 
     def test_stored_tiles_that_are_damaged_raise(self, slide: Slide) -> None:
         """Bytes cut to a few are an error, never pixels; no bytes are an absent, white tile."""
@@ -312,6 +300,25 @@ class SlideContract:
     def _same(self, got: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> None:
         assert got.shape == wanted.shape
         assert int(np.abs(got.astype(int) - wanted.astype(int)).max()) <= self.atol
+
+
+def _agree_in_threads(
+    slide: Slide,
+    read: Callable[[Slide], list[NDArray[np.uint8]]],
+    expected: Sequence[NDArray[np.uint8]],
+) -> None:
+    """What four threads read at once, each by a handle of its own, is what is expected."""
+
+    def read_all(_: int) -> list[NDArray[np.uint8]]:
+        own = slide.reopen()
+        try:
+            return read(own)
+        finally:
+            own.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        for result in pool.map(read_all, range(4)):
+            assert all(np.array_equal(a, b) for a, b in zip(result, expected, strict=True))
 
 
 def _quarter(pixels: NDArray[np.float64], part: tuple[int, int]) -> NDArray[np.float64]:

@@ -1,8 +1,7 @@
-"""Building blocks for tuning SAM on tissue: few parameters, gradients, the loss, and the files.
+"""Building blocks for tuning SAM on tissue: few parameters, gradients, and the loss.
 
 Tuned are the normalisation layers of the image encoder and the whole of the mask decoder; with
-LoRA also low-rank updates of the encoder's attention. A tuned file holds these and nothing else;
-`save_merged` makes a whole checkpoint of it, which `--segmenter sam` loads.
+LoRA also low-rank updates of the encoder's attention. `sam_files` saves them.
 
 Source: Kirillov et al., Segment Anything, ICCV 2023; Hu et al., LoRA, ICLR 2022; normalisation
 layers as in AtlasPatch, 2026; Dice loss of Milletari et al., V-Net, 3DV 2016.
@@ -10,22 +9,21 @@ layers as in AtlasPatch, 2026; Dice loss of Milletari et al., V-Net, 3DV 2016.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from segment_anything.modeling import Sam
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsiprep.core.errors import PluginUnavailableError, WeightsError
-from wsiprep.tissue.sam_frame import box_to_frame, fit_to_frame, points_to_frame
+from wsiprep.core.errors import PluginUnavailableError
+from wsiprep.tissue.sam_frame import fit_to_frame
+from wsiprep.tissue.segmenters._prompts import Prompts
+from wsiprep.tissue.segmenters._sam_network import framed, low_masks
 
 __all__ = [
     "Target",
@@ -34,14 +32,8 @@ __all__ = [
     "dice_bce",
     "forward",
     "iou_error",
-    "load_tuned",
-    "merged_state",
-    "save_merged",
-    "save_tuned",
     "target_of",
 ]
-
-_FORMAT = "wsiprep-sam-tuned-1"
 _LORA = "qkv"
 
 
@@ -120,34 +112,14 @@ def forward(
         Logits (B, C, L, L) over the padded square of the input, L a quarter of its side at a
         patch size of 16, and the predicted IoU (B, C); C is 3 with `multimask`, else 1.
     """
-    side_px = int(sam.image_encoder.img_size)
-    device = sam.device
-    inputs = [
-        sam.preprocess(
-            torch.from_numpy(np.ascontiguousarray(fit_to_frame(image, side_px)))
-            .to(device)
-            .permute(2, 0, 1)
-        )
-        for image in thumbnails
-    ]
-    embedded = sam.image_encoder(torch.stack(inputs))
+    none = (np.empty((0, 2), np.float32), np.empty(0, np.int32))
+    embedded = sam.image_encoder(
+        torch.stack([sam.preprocess(framed(sam, image)) for image in thumbnails])
+    )
     logits, ious = [], []
     for image, embedding, box, told in zip(thumbnails, embedded, boxes, points, strict=True):
-        at = None
-        if told is not None and len(told[0]):
-            xy = torch.from_numpy(points_to_frame(told[0], image.shape, side_px))
-            at = (xy[None].to(device), torch.from_numpy(told[1])[None].to(device))
-        frame = None
-        if box is not None:
-            frame = torch.from_numpy(box_to_frame(box, image.shape, side_px))[None].to(device)
-        sparse, dense = sam.prompt_encoder(points=at, boxes=frame, masks=None)
-        low, iou = sam.mask_decoder(
-            image_embeddings=embedding[None],
-            image_pe=sam.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=multimask,
-        )
+        prompt = Prompts(box, *(none if told is None else told))
+        low, iou = low_masks(sam, embedding, prompt, image.shape, multimask)
         logits.append(low)
         ious.append(iou)
     return torch.cat(logits), torch.cat(ious)
@@ -222,107 +194,6 @@ def iou_error(iou: Tensor, logits: Tensor, target: Target) -> Tensor:
     return (iou - actual) ** 2
 
 
-def save_tuned(path: Path, sam: Sam, tuning: Tuning, facts: Mapping[str, str]) -> None:
-    """Write what was tuned, and nothing else.
-
-    Args:
-        path: A `.safetensors` file.
-        sam: A network after `choose_parameters`.
-        tuning: What was given to `choose_parameters`.
-        facts: Kept in the file: what the base was, epochs, whatever matters.
-    """
-    tuned = {
-        name: p.detach().cpu().contiguous() for name, p in sam.named_parameters() if p.requires_grad
-    }
-    own = {
-        "format": _FORMAT,
-        "lora_rank": str(tuning.lora_rank),
-        "lora_alpha": repr(tuning.lora_alpha),
-    }
-    save_file(tuned, path, metadata={**facts, **own})
-
-
-def load_tuned(path: Path, sam: Sam) -> tuple[Tuning, dict[str, str]]:
-    """Put a tuned file into a network with the weights it was tuned from, in place.
-
-    The network is left as `choose_parameters` leaves it, so that tuning can go on.
-
-    Args:
-        path: What `save_tuned` wrote.
-        sam: The network; with the weights of the base, and without LoRA layers or with those of
-            the file.
-
-    Returns:
-        How it was tuned, and the facts kept in the file.
-
-    Raises:
-        WeightsError: the file cannot be read, is no tuned file, or does not fit the network.
-        PluginUnavailableError: the file has LoRA layers, and `peft` is not installed.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = dict(file.metadata() or {})
-            tuned = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as err:
-        raise _unusable(path, f"cannot be read ({err})") from err
-    if facts.pop("format", None) != _FORMAT:
-        raise _unusable(path, "was not written by tuning")
-    tuning = Tuning(int(facts.pop("lora_rank")), int(facts.pop("lora_alpha")))
-    has_lora = any(".lora_" in name for name, _ in sam.named_parameters())
-    chosen = choose_parameters(sam, Tuning() if has_lora else tuning)
-    wrong = sorted(chosen.keys() ^ tuned.keys()) + sorted(
-        name for name in chosen.keys() & tuned.keys() if chosen[name].shape != tuned[name].shape
-    )
-    if wrong:
-        more = ", ..." if len(wrong) > 4 else ""
-        raise _unusable(path, f"does not fit the network: {', '.join(wrong[:4])}{more}")
-    with torch.no_grad():
-        for name, parameter in chosen.items():
-            parameter.copy_(tuned[name])
-    return tuning, facts
-
-
-def merged_state(sam: Sam, tuning: Tuning) -> dict[str, Tensor]:
-    """Weights of a plain network that gives what the tuned one gives.
-
-    LoRA updates are added to the weights that they update: W + alpha / rank * B A.
-
-    Args:
-        sam: The tuned network; not changed.
-        tuning: How it was tuned.
-
-    Returns:
-        Name -> tensor on the CPU, with the names of segment-anything.
-    """
-    state = {name: value.detach().cpu() for name, value in sam.state_dict().items()}
-    merged: dict[str, Tensor] = {}
-    for name, value in state.items():
-        if ".lora_" in name:
-            continue
-        plain = name.replace(".base_layer.", ".")
-        if plain != name and name.endswith(".weight"):
-            stem = name.removesuffix("base_layer.weight")
-            down = state[f"{stem}lora_A.default.weight"]
-            up = state[f"{stem}lora_B.default.weight"]
-            value = value + (tuning.lora_alpha / tuning.lora_rank) * (up @ down)
-        merged[plain] = value.contiguous()
-    return merged
-
-
-def save_merged(path: Path, sam: Sam, tuning: Tuning, facts: Mapping[str, str]) -> None:
-    """Write a whole checkpoint, which `--segmenter-option checkpoint=PATH` takes.
-
-    Args:
-        path: A `.safetensors` file.
-        sam: The tuned network; not changed.
-        tuning: How it was tuned.
-        facts: Kept in the file.
-    """
-    # A file holds every array once; copies keep parameters that share memory apart.
-    state = {name: value.clone() for name, value in merged_state(sam, tuning).items()}
-    save_file(state, path, metadata=dict(facts))
-
-
 def _add_lora(sam: Sam, tuning: Tuning) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -340,11 +211,3 @@ def _add_lora(sam: Sam, tuning: Tuning) -> None:
         bias="none",
     )
     inject_adapter_in_model(config, sam.image_encoder)
-
-
-def _unusable(path: Path, what: str) -> WeightsError:
-    return WeightsError(
-        f"tuned file {path} {what}.",
-        stage="tissue",
-        hint="Give the file and the base checkpoint of one and the same tuning.",
-    )

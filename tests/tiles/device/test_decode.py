@@ -11,7 +11,7 @@ import pytest
 import simplejpeg
 import torch
 
-from tests.tasks.test_prepare import run
+from tests.tasks.runs import run
 from tests.tiles.jpegs import CpuDecoder
 from wsiprep.core.errors import DeviceError, PluginUnavailableError
 from wsiprep.slide.readers._jpeg import whole_jpeg
@@ -125,13 +125,18 @@ def test_images_that_nobody_can_tell_apart_are_not_taken(library):
     assert NvImageCodec(torch.device("cuda:0"), 1).decode([b"a", b"", b"c"]) == [None] * 3
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", ["nvimgcodec"])
-def test_pixels_on_cuda_are_near_those_of_the_cpu(name, record_property):
-    """Records how far they are apart; fails where colours are wrong."""
+@pytest.fixture
+def cuda():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     pytest.importorskip("nvidia.nvimgcodec")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("name", ["nvimgcodec"])
+def test_pixels_on_cuda_are_near_those_of_the_cpu(name, record_property):
+    """Records how far they are apart; fails where colours are wrong."""
     decoder = load_decoder(name, "cuda:0", 2)
     coded = jpegs()
     for (kind, jpeg), image in zip(
@@ -147,14 +152,12 @@ def test_pixels_on_cuda_are_near_those_of_the_cpu(name, record_property):
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
 @pytest.mark.parametrize("name", ["nvimgcodec"])
 @pytest.mark.parametrize("mpp", [0.5, 0.7, 1.0])
 def test_whole_runs_on_cuda_and_how_far_features_drift(
     name, mpp, small_slide, tmp_path, record_property
 ):
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    pytest.importorskip("nvidia.nvimgcodec")
     settings = {"encoder": ("lite0",), "device": "cuda", "mpp": mpp, "store_dtype": "float32"}
     vectors = []
     for decode in ("cpu", name):
@@ -170,12 +173,10 @@ def test_whole_runs_on_cuda_and_how_far_features_drift(
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
 @pytest.mark.parametrize("name", ["nvimgcodec"])
 def test_damaged_tiles_on_cuda(name, record_property):
     """Records what a decoder makes of bytes that libjpeg refuses; others must not be touched."""
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    pytest.importorskip("nvidia.nvimgcodec")
     decoder, good = load_decoder(name, "cuda:0", 2), jpegs()["ycbcr 420"]
     flipped = bytearray(good)
     flipped[len(good) // 2 : len(good) // 2 + 40] = bytes(40)

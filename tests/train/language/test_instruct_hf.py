@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.models.language.test_hf import make_tokenizer
+from tests.models.language.made_hf import make_tokenizer
 from tests.train.language.assistants import (
     DIM,
     FEATURES,

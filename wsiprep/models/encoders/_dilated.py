@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsiprep.models.attention import attend_lse
+from wsiprep.models.attend import attend_lse
 from wsiprep.models.ragged import Plan
 
 __all__ = ["ABSENT", "DilatedAttention", "Dilation", "PadMode", "dilated_attention"]

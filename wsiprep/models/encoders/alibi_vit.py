@@ -26,7 +26,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from wsiprep.core.config import Settings
-from wsiprep.models.attention import SCORES, FeedForward
+from wsiprep.models.attend import SCORES
+from wsiprep.models.attention import FeedForward
 from wsiprep.models.bags import PackedBags, SlideOut
 from wsiprep.models.encoders._parts import StochasticDepth, check_width, side_by_side
 from wsiprep.models.ragged import Group, Plan, recomputed, segment_mean, segment_softmax

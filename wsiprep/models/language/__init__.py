@@ -13,7 +13,7 @@ __getattr__, __all__ = lazy_names(
     __name__,
     {
         "ChatTokenizer": "interface",
-        "Decoding": "decoding",
+        "Decoding": "decoding_config",
         "Encoded": "conversation",
         "HfConfig": "hf",
         "HfLanguageModel": "hf",

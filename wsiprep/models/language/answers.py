@@ -11,8 +11,13 @@ from torch.nn import functional as F
 
 from wsiprep.core.errors import ManifestError
 from wsiprep.models.language.conversation import Turn, encode_conversation, encode_prompt
-from wsiprep.models.language.decoding import Decoding
-from wsiprep.models.language.interface import IGNORE, LanguageModel, labelled_columns
+from wsiprep.models.language.decoding_config import Decoding
+from wsiprep.models.language.interface import (
+    IGNORE,
+    LanguageModel,
+    LanguageOut,
+    labelled_columns,
+)
 from wsiprep.models.language.splice import splice_slides
 from wsiprep.models.language.templates import TemplateName
 
@@ -145,7 +150,7 @@ def score_options(
             names = None if name is None else [name] * len(part)
             spliced = splice_slides(model, part, [slides] * len(part), names=names)
             columns = labelled_columns(spliced.labels)
-            out = model(
+            out: LanguageOut = model(
                 spliced.inputs_embeds,
                 spliced.attention_mask,
                 position_ids=spliced.position_ids,

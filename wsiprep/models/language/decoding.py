@@ -11,38 +11,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from wsiprep.core.config import Settings
+from wsiprep.models.language.decoding_config import Decoding
 
 if TYPE_CHECKING:
-    from wsiprep.models.language.interface import LanguageModel
+    from wsiprep.models.language.interface import LanguageModel, LanguageOut
 
-__all__ = ["Decoding", "choose", "generate"]
-
-
-class Decoding(Settings):
-    """How an answer is drawn from a language model."""
-
-    max_new_tokens: int = Field(default=256, ge=1)
-    """Longest answer, in tokens."""
-    temperature: float = Field(default=0.0, ge=0)
-    """0 takes the likeliest token each time; above 0 samples, wider the higher it is."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    """When sampling: only the likeliest tokens that together have this probability."""
-    top_k: int = Field(default=0, ge=0)
-    """When sampling: only that many of the likeliest tokens; 0 means all."""
-    beams: int = Field(default=1, ge=1)
-    """Beams of a beam search; 1 means none."""
-    length_penalty: float = 1.0
-    """Beams compare log-likelihood / tokens^penalty; 0 compares the sum."""
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Decoding:
-        if self.beams > 1 and self.temperature > 0:
-            raise ValueError("beams do not sample: leave temperature at 0, or beams at 1")
-        return self
+__all__ = ["choose", "generate"]
 
 
 @torch.no_grad()
@@ -111,7 +87,7 @@ class _Stepper:
         self.model, self.mask, self.cache = model, mask, model.new_cache()
         self.position = mask.long().sum(dim=1)
         last = torch.tensor([inputs_embeds.shape[1] - 1], device=mask.device)
-        out = model(inputs_embeds, mask, cache=self.cache, columns=last)
+        out: LanguageOut = model(inputs_embeds, mask, cache=self.cache, columns=last)
         self.logits = out.logits[:, 0].float()
 
     def take_rows(self, rows: Tensor) -> None:
@@ -122,7 +98,7 @@ class _Stepper:
     def step(self, tokens: Tensor) -> None:
         """Append a token int64 (B,) to each row."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
-        out = self.model(
+        out: LanguageOut = self.model(
             self.model.embed(tokens[:, None]),
             self.mask,
             position_ids=self.position[:, None],

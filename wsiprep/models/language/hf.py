@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -18,21 +18,13 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from wsiprep.core.config import Settings
 from wsiprep.core.errors import ConfigError, PluginUnavailableError, WeightsError
-from wsiprep.models.language.decoding import Decoding, generate
 from wsiprep.models.language.hf_files import locate, weights_digest
 from wsiprep.models.language.hf_tokenizer import HfTokenizer
-from wsiprep.models.language.interface import (
-    KeyValueCache,
-    LanguageOut,
-    labelled_columns,
-    positions_of,
-    token_loss,
-)
-from wsiprep.models.language.tiny import load_exactly
+from wsiprep.models.language.interface import KeyValueCache, LanguageModel
 
 __all__ = ["HfConfig", "HfLanguageModel", "load_hf", "smollm2_path"]
 
@@ -76,7 +68,7 @@ class HfConfig(Settings):
     """Run code that comes with the model. Only for sources that you trust."""
 
 
-class HfLanguageModel(nn.Module):
+class HfLanguageModel(LanguageModel):
     """A causal language model of transformers; see `interface.LanguageModel`. Made by `load_hf`.
 
     Args:
@@ -126,59 +118,26 @@ class HfLanguageModel(nn.Module):
         cache: KeyValueCache = _library("transformers").DynamicCache(config=self.network.config)
         return cache
 
-    def forward(
+    def _logits(
         self,
         inputs_embeds: Tensor,
         attention_mask: Tensor,
-        *,
-        position_ids: Tensor | None = None,
-        labels: Tensor | None = None,
-        cache: Any = None,
-        columns: Tensor | None = None,
-    ) -> LanguageOut:
-        """As `interface.LanguageModel.__call__`."""
-        length = inputs_embeds.shape[1]
-        device = inputs_embeds.device
-        if position_ids is None:
-            position_ids = positions_of(attention_mask, length)
+        position_ids: Tensor,
+        columns: Tensor,
+        cache: Any,
+    ) -> Tensor:
         options: dict[str, Any] = {"use_cache": cache is not None}
         if cache is not None:
             options["past_key_values"] = cache
         if "position_ids" in self._takes:
             options["position_ids"] = position_ids
-        whole = torch.arange(length, device=device)
-        if columns is None:
-            columns = whole if labels is None else labelled_columns(labels)
         some = "logits_to_keep" in self._takes
         if some:
             options["logits_to_keep"] = columns
         logits: Tensor = self.network(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask.long(), **options
         ).logits
-        if not some:
-            logits = logits[:, columns]
-        none = torch.zeros((), dtype=torch.int64, device=device)
-        loss, tokens = (None, none) if labels is None else token_loss(logits, columns, labels)
-        return LanguageOut(logits=logits, columns=columns, loss=loss, tokens=tokens)
-
-    def generate(
-        self,
-        inputs_embeds: Tensor,
-        attention_mask: Tensor,
-        decoding: Decoding,
-        *,
-        stop_ids: Sequence[int] = (),
-        generator: torch.Generator | None = None,
-    ) -> list[list[int]]:
-        """Continue left-padded prompts; see `decoding.generate`."""
-        return generate(
-            self,
-            inputs_embeds,
-            attention_mask,
-            decoding,
-            stop_ids=stop_ids,
-            generator=generator,
-        )
+        return logits if some else logits[:, columns]
 
     def fingerprint(self) -> dict[str, Any]:
         """Which weights, and the adapters' shapes; equal wherever the folder lies."""
@@ -190,18 +149,6 @@ class HfLanguageModel(nn.Module):
                 "targets": sorted(self.cfg.lora_targets),
             }
         return facts
-
-    def trainable_state(self) -> dict[str, Tensor]:
-        """Weights that learn: of the adapters, or all; none when frozen."""
-        return {name: value.detach().clone() for name, value in self._learning().items()}
-
-    def load_trainable(self, state: Mapping[str, Tensor]) -> None:
-        """Take a `trainable_state`.
-
-        Raises:
-            WeightsError: a tensor is missing, unknown, or of another shape.
-        """
-        load_exactly(self._learning(), state, f"the language model {self.cfg.llm}")
 
     def save_adapter(self, folder: Path) -> None:
         """Write the adapters as peft does, for use outside wsiprep.
@@ -218,8 +165,12 @@ class HfLanguageModel(nn.Module):
         # peft would otherwise ask the hub whether the vocabulary was resized, which it never is.
         self.network.save_pretrained(str(folder), save_embedding_layers=False)
 
-    def _learning(self) -> dict[str, Tensor]:
+    def _own(self) -> Mapping[str, Tensor]:
+        # What learns: the adapters, or all; nothing when frozen.
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
+
+    def _called(self) -> str:
+        return f"the language model {self.cfg.llm}"
 
 
 def load_hf(cfg: HfConfig) -> HfLanguageModel:

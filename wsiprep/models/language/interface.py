@@ -1,17 +1,19 @@
-"""What a language model and its tokenizer are to the rest: two protocols and the loss."""
+"""What a language model and its tokenizer are to the rest, and the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from wsiprep.models.language.decoding import Decoding
+from wsiprep.models.language.decoding import generate
+from wsiprep.models.language.decoding_config import Decoding
+from wsiprep.models.language.state import load_exactly
 
 __all__ = [
     "IGNORE",
@@ -132,26 +134,51 @@ class LanguageOut:
     tokens: Tensor
 
 
-class LanguageModel(Protocol):
-    """A causal language model that takes embeddings; every implementation is an `nn.Module`."""
-
-    training: bool
+class LanguageModel(nn.Module, ABC):
+    """A causal language model that takes embeddings."""
 
     @property
+    @abstractmethod
     def tokenizer(self) -> Tokenizer:
         """Its tokenizer."""
-        ...
 
     @property
+    @abstractmethod
     def width(self) -> int:
         """Width of its token embeddings, which projectors must give."""
-        ...
 
+    @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:
         """Embeddings float (..., width) of token ids int64 (...)."""
-        ...
 
-    def __call__(
+    @abstractmethod
+    def new_cache(self) -> KeyValueCache:
+        """An empty cache for one batch."""
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, Any]:
+        """JSON values that say which model this is; a checkpoint fits where they are equal."""
+
+    @abstractmethod
+    def _logits(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        columns: Tensor,
+        cache: Any,
+    ) -> Tensor:
+        """Logits float (B, K, V) of the columns int64 (K,); the rest as of `forward`."""
+
+    @abstractmethod
+    def _own(self) -> Mapping[str, Tensor]:
+        """Its own tensors that a checkpoint has to hold."""
+
+    @abstractmethod
+    def _called(self) -> str:
+        """What messages call it."""
+
+    def forward(
         self,
         inputs_embeds: Tensor,
         attention_mask: Tensor,
@@ -173,11 +200,16 @@ class LanguageModel(Protocol):
             columns: int64 (K,), columns whose logits are wanted. None means all, or with labels
                 those that predict a label, which spares the memory of the rest.
         """
-        ...
-
-    def new_cache(self) -> KeyValueCache:
-        """An empty cache for one batch."""
-        ...
+        length, device = inputs_embeds.shape[1], inputs_embeds.device
+        if position_ids is None:
+            position_ids = positions_of(attention_mask, length)
+        if columns is None:
+            whole = torch.arange(length, device=device)
+            columns = whole if labels is None else labelled_columns(labels)
+        logits = self._logits(inputs_embeds, attention_mask, position_ids, columns, cache)
+        none = torch.zeros((), dtype=torch.int64, device=device)
+        loss, tokens = (None, none) if labels is None else token_loss(logits, columns, labels)
+        return LanguageOut(logits=logits, columns=columns, loss=loss, tokens=tokens)
 
     def generate(
         self,
@@ -189,15 +221,13 @@ class LanguageModel(Protocol):
         generator: torch.Generator | None = None,
     ) -> list[list[int]]:
         """Continue left-padded prompts; see `decoding.generate`."""
-        ...
-
-    def fingerprint(self) -> dict[str, Any]:
-        """JSON values that say which model this is; a checkpoint fits where they are equal."""
-        ...
+        return generate(
+            self, inputs_embeds, attention_mask, decoding, stop_ids=stop_ids, generator=generator
+        )
 
     def trainable_state(self) -> dict[str, Tensor]:
         """What a checkpoint has to hold, since it cannot be had from elsewhere."""
-        ...
+        return {name: value.detach().clone() for name, value in self._own().items()}
 
     def load_trainable(self, state: Mapping[str, Tensor]) -> None:
         """Take a `trainable_state`.
@@ -205,15 +235,7 @@ class LanguageModel(Protocol):
         Raises:
             WeightsError: a tensor is missing, unknown, or of another shape.
         """
-        ...
-
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """As of `nn.Module`."""
-        ...
-
-    def train(self, mode: bool = True) -> Any:
-        """As of `nn.Module`."""
-        ...
+        load_exactly(self._own(), state, self._called())
 
 
 def positions_of(attention_mask: Tensor, length: int) -> Tensor:

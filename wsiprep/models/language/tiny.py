@@ -8,7 +8,7 @@ equal weights it gives the logits of `transformers.LlamaForCausalLM`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -17,17 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsiprep.core.config import Settings
-from wsiprep.core.errors import ConfigError, WeightsError
-from wsiprep.models.language.decoding import Decoding, generate
-from wsiprep.models.language.interface import (
-    LanguageOut,
-    Tokenizer,
-    labelled_columns,
-    positions_of,
-    token_loss,
-)
+from wsiprep.core.errors import ConfigError
+from wsiprep.models.language.interface import LanguageModel, Tokenizer
 
-__all__ = ["TinyCache", "TinyConfig", "TinyLanguageModel", "load_exactly"]
+__all__ = ["TinyCache", "TinyConfig", "TinyLanguageModel"]
 
 
 class TinyConfig(Settings):
@@ -77,7 +70,7 @@ class TinyCache:
         return keys, values
 
 
-class TinyLanguageModel(nn.Module):
+class TinyLanguageModel(LanguageModel):
     """A causal language model; see `interface.LanguageModel`.
 
     Args:
@@ -131,98 +124,33 @@ class TinyLanguageModel(nn.Module):
         """An empty cache."""
         return TinyCache(self.cfg.layers)
 
-    def forward(
+    def _logits(
         self,
         inputs_embeds: Tensor,
         attention_mask: Tensor,
-        *,
-        position_ids: Tensor | None = None,
-        labels: Tensor | None = None,
-        cache: TinyCache | None = None,
-        columns: Tensor | None = None,
-    ) -> LanguageOut:
-        """As `interface.LanguageModel.__call__`."""
-        length = inputs_embeds.shape[1]
-        if position_ids is None:
-            position_ids = positions_of(attention_mask, length)
+        position_ids: Tensor,
+        columns: Tensor,
+        cache: TinyCache | None,
+    ) -> Tensor:
         rotation = _rotation(position_ids, self.width // self.cfg.heads, self.cfg.rope_base)
-        seen = _visible(attention_mask.bool(), length)
+        seen = _visible(attention_mask.bool(), inputs_embeds.shape[1])
         stream = inputs_embeds
         for block in self.blocks:
             stream = block(stream, rotation, seen, cache)
-        if columns is None:
-            whole = torch.arange(length, device=stream.device)
-            columns = whole if labels is None else labelled_columns(labels)
         logits: Tensor = self.head(self.norm(stream[:, columns]))
-        none = torch.zeros((), dtype=torch.int64, device=logits.device)
-        loss, tokens = (None, none) if labels is None else token_loss(logits, columns, labels)
-        return LanguageOut(logits=logits, columns=columns, loss=loss, tokens=tokens)
-
-    def generate(
-        self,
-        inputs_embeds: Tensor,
-        attention_mask: Tensor,
-        decoding: Decoding,
-        *,
-        stop_ids: Sequence[int] = (),
-        generator: torch.Generator | None = None,
-    ) -> list[list[int]]:
-        """Continue left-padded prompts; see `decoding.generate`."""
-        return generate(
-            self,
-            inputs_embeds,
-            attention_mask,
-            decoding,
-            stop_ids=stop_ids,
-            generator=generator,
-        )
+        return logits
 
     def fingerprint(self) -> dict[str, Any]:
         """Its sizes; whether it learns, and from which seed, changes no name or shape."""
         sizes = self.cfg.model_dump(mode="json", exclude={"tuning", "seed", "dropout"})
         return {"kind": "tiny", "vocab_size": self.tokenizer.vocab_size, **sizes}
 
-    def trainable_state(self) -> dict[str, Tensor]:
-        """All weights, learning or not: they are nowhere else."""
-        return {name: value.detach().clone() for name, value in self.state_dict().items()}
+    def _own(self) -> Mapping[str, Tensor]:
+        # All weights, learning or not: they are nowhere else.
+        return dict(self.state_dict())
 
-    def load_trainable(self, state: Mapping[str, Tensor]) -> None:
-        """Take a `trainable_state`.
-
-        Raises:
-            WeightsError: a tensor is missing, unknown, or of another shape.
-        """
-        load_exactly(dict(self.state_dict()), state, "the tiny language model")
-
-
-def load_exactly(own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str) -> None:
-    """Copy tensors into tensors of the same names and shapes.
-
-    Args:
-        own: Tensors written to.
-        state: Tensors read.
-        what: Whose they are, for messages.
-
-    Raises:
-        WeightsError: a tensor is missing, unknown, or of another shape; nothing is written.
-    """
-    wrong = {
-        "missing": sorted(own.keys() - state.keys()),
-        "unknown": sorted(state.keys() - own.keys()),
-        "of another shape": sorted(
-            name for name in own.keys() & state.keys() if own[name].shape != state[name].shape
-        ),
-    }
-    said = [f"{len(n)} {kind} (as {n[0]})" for kind, n in wrong.items() if n]
-    if said:
-        raise WeightsError(
-            f"these weights do not fit {what}: {', '.join(said)}.",
-            stage="models",
-            hint="Use the settings that the checkpoint was trained with.",
-        )
-    with torch.no_grad():
-        for name, value in own.items():
-            value.copy_(state[name])
+    def _called(self) -> str:
+        return "the tiny language model"
 
 
 class _Block(nn.Module):

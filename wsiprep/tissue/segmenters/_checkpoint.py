@@ -9,7 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsiprep.core.errors import DeviceError, WeightsError
+from wsiprep.core.devices import device_name
+from wsiprep.core.errors import WeightsError
 
 if TYPE_CHECKING:
     import torch
@@ -147,20 +148,14 @@ def pick_device(name: str) -> torch.device:
     """
     import torch
 
-    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    there = [f"cuda:{index}" for index in range(cuda)]
-    if torch.backends.mps.is_available():
-        there.append("mps")
-    there.append("cpu")
-    wanted = name.strip().lower()
-    wanted = {"auto": there[0], "cuda": "cuda:0"}.get(wanted, wanted)
-    if wanted not in there:
-        raise DeviceError(
-            f"device '{name}' is not there.",
-            stage="tissue",
-            hint=f"There is: {', '.join(there)}. Use --segmenter-option device=auto.",
-        )
-    return torch.device(wanted)
+    found = device_name(
+        name,
+        cuda=torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        mps=torch.backends.mps.is_available(),
+        stage="tissue",
+        remedy="Use --segmenter-option device=auto.",
+    )
+    return torch.device(found)
 
 
 def _from_hub(repo: str, files: Sequence[str], remedy: str) -> Path:

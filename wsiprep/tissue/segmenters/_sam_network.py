@@ -20,7 +20,7 @@ from wsiprep.tissue.segmenters._prompted import BATCH, Answer
 from wsiprep.tissue.segmenters._prompts import Prompts
 from wsiprep.tissue.segmenters._sam_names import is_transformers_sam, original_names
 
-__all__ = ["SamNetwork", "load_sam"]
+__all__ = ["SamNetwork", "framed", "load_sam", "low_masks"]
 
 WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 
@@ -100,35 +100,63 @@ class SamNetwork:
         self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompts], multimask: bool
     ) -> list[Answer]:
         sam = self._sam
-        fitted = [
-            torch.from_numpy(fit_to_frame(image, self.input_px)).to(sam.device).permute(2, 0, 1)
-            for image in images
-        ]
+        fitted = [framed(sam, image) for image in images]
         embedded = sam.image_encoder(torch.stack([sam.preprocess(x) for x in fitted]))
         answers = []
         for image, x, embedding, prompt in zip(images, fitted, embedded, prompts, strict=True):
-            box, points = self._told(prompt, image.shape)
-            sparse, dense = sam.prompt_encoder(points=points, boxes=box, masks=None)
-            low, iou = sam.mask_decoder(
-                image_embeddings=embedding[None],
-                image_pe=sam.prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=multimask,
-            )
+            low, iou = low_masks(sam, embedding, prompt, image.shape, multimask)
             logits = sam.postprocess_masks(low, tuple(x.shape[1:]), image.shape[:2])[0]
             answers.append(Answer(logits.float().cpu().numpy(), iou[0].float().cpu().numpy()))
         return answers
 
-    def _told(
-        self, prompt: Prompts, shape: tuple[int, ...]
-    ) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
-        """Prompts in the frame of the network, which adds half a pixel to what it is given."""
-        side_px, device = self.input_px, self._sam.device
-        box = points = None
-        if prompt.box is not None:
-            box = torch.from_numpy(box_to_frame(prompt.box, shape, side_px))[None].to(device)
-        if len(prompt.points):
-            at = torch.from_numpy(points_to_frame(prompt.points, shape, side_px))[None].to(device)
-            points = (at, torch.from_numpy(prompt.labels)[None].to(device))
-        return box, points
+
+def framed(sam: Sam, image: NDArray[np.uint8]) -> Tensor:
+    """An image in the frame of the network, uint8 (3, h, w) on its device, for `Sam.preprocess`.
+
+    Args:
+        sam: The network.
+        image: uint8 (h, w, 3) RGB.
+    """
+    fitted = np.ascontiguousarray(fit_to_frame(image, int(sam.image_encoder.img_size)))
+    return torch.from_numpy(fitted).to(sam.device).permute(2, 0, 1)
+
+
+def low_masks(
+    sam: Sam, embedding: Tensor, prompt: Prompts, shape: tuple[int, ...], multimask: bool
+) -> tuple[Tensor, Tensor]:
+    """What the network says of one image, at the resolution of its decoder.
+
+    Args:
+        sam: The network.
+        embedding: float (C, L / 4, L / 4), of its image encoder.
+        prompt: What it is told, in pixels of the image.
+        shape: Of the image's array.
+        multimask: The three masks of an ambiguous prompt instead of the one mask.
+
+    Returns:
+        Logits (1, M, L, L) over the padded square of the input, and the predicted IoU (1, M).
+    """
+    box, points = _told(sam, prompt, shape)
+    sparse, dense = sam.prompt_encoder(points=points, boxes=box, masks=None)
+    low, iou = sam.mask_decoder(
+        image_embeddings=embedding[None],
+        image_pe=sam.prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        multimask_output=multimask,
+    )
+    return low, iou
+
+
+def _told(
+    sam: Sam, prompt: Prompts, shape: tuple[int, ...]
+) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
+    """Prompts in the frame of the network, which adds half a pixel to what it is given."""
+    side_px, device = int(sam.image_encoder.img_size), sam.device
+    box = points = None
+    if prompt.box is not None:
+        box = torch.from_numpy(box_to_frame(prompt.box, shape, side_px))[None].to(device)
+    if len(prompt.points):
+        at = torch.from_numpy(points_to_frame(prompt.points, shape, side_px))[None].to(device)
+        points = (at, torch.from_numpy(prompt.labels)[None].to(device))
+    return box, points

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from wsiprep.core.errors import ConfigError
 from wsiprep.tissue.segmenters import sam as segmenter
 from wsiprep.tissue.segmenters._sam_network import load_sam
+from wsiprep.train.sam_files import save_merged
 from wsiprep.train.sam_tuning import (
     Target,
     Tuning,
@@ -22,7 +23,6 @@ from wsiprep.train.sam_tuning import (
     dice_bce,
     forward,
     iou_error,
-    save_merged,
     target_of,
 )
 from wsiprep.train.tissue.config import TissueTraining
