@@ -97,6 +97,18 @@ def empty(count: int) -> list[Thumbnail]:
     return [next(made) for _ in range(count)]
 
 
+def tissue_of(found: Segmentation, mpp: float, *, clean: bool = False) -> NDArray[np.bool_]:
+    """Tissue without ink and edges; `clean` as `wsiprep segment` cleans it."""
+    beside = found.pen if found.edge is None else found.pen | found.edge
+    if not clean:
+        return found.tissue & ~beside
+    cfg = TissueConfig()
+    return clean_tissue(
+        found.tissue, (mpp, mpp), min_area_mm2=cfg.min_tissue_area, holes=cfg.holes,
+        min_hole_mm2=cfg.min_hole_area, exclude=beside,
+    ) & ~beside  # fmt: skip
+
+
 def judge(
     segmenter: Segmenter, thumbnails: Sequence[Thumbnail], *, clean: bool = False
 ) -> dict[str, float]:
@@ -109,20 +121,10 @@ def judge(
 
     for made in thumbnails:
         found = segmenter.segment(made.pixels, made.mpp)
-        clear = ~found.pen
-        if found.edge is not None:
-            clear &= ~found.edge
         known, truth = made.known_of("tissue"), made.mask("tissue")
         # Ink and edges are left out of tissue, as `wsiprep segment` does.
         truth = truth & ~made.mask("pen") & ~made.mask("edge")
-        tissue = found.tissue
-        if clean:
-            cfg, mpp = TissueConfig(), (made.mpp, made.mpp)
-            tissue = clean_tissue(
-                tissue, mpp, min_area_mm2=cfg.min_tissue_area, holes=cfg.holes,
-                min_hole_mm2=cfg.min_hole_area, exclude=~clear,
-            )  # fmt: skip
-        tissue = tissue & clear & known
+        tissue = tissue_of(found, made.mpp, clean=clean) & known
         truth &= known
         least = TissueConfig().min_tissue_area * 1e6 / made.mpp**2
         if not known.any() or 0 < truth.sum() < least:
@@ -138,9 +140,9 @@ def judge(
         if made.known_of("pen").any():
             ink = made.mask("pen")
             note("pen recall", found.pen & ink, ink)
-            note("pen taken for tissue", found.tissue & clear & ink, ink)
+            note("pen taken for tissue", tissue_of(found, made.mpp) & ink, ink)
         edge = made.mask("edge") & ~made.mask("tissue") & made.known_of("edge")
-        note("edge taken for tissue", found.tissue & clear & edge, edge)
+        note("edge taken for tissue", tissue_of(found, made.mpp) & edge, edge)
     facts = {name: float(np.mean(items)) for name, items in values.items()}
     if "IoU" in values:
         facts["worst IoU"] = min(values["IoU"])
