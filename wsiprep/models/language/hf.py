@@ -105,6 +105,8 @@ class HfLanguageModel(nn.Module):
         else:
             network.requires_grad_(False)
         self.network = _with_adapters(network, cfg) if cfg.tuning == "lora" else network
+        # A training may stop weights that tuning lets learn; they are kept all the same.
+        self._kept = frozenset(n for n, p in self.named_parameters() if p.requires_grad)
 
     @property
     def tokenizer(self) -> HfTokenizer:
@@ -193,7 +195,7 @@ class HfLanguageModel(nn.Module):
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Weights that learn: of the adapters, or all; none when frozen."""
-        return {name: value.detach().clone() for name, value in self._learning().items()}
+        return {name: value.detach().clone() for name, value in self._own().items()}
 
     def load_trainable(self, state: Mapping[str, Tensor]) -> None:
         """Take a `trainable_state`.
@@ -201,10 +203,14 @@ class HfLanguageModel(nn.Module):
         Raises:
             WeightsError: a tensor is missing, unknown, or of another shape.
         """
-        load_exactly(self._learning(), state, f"the language model {self.cfg.llm}")
+        load_exactly(self._own(), state, f"the language model {self.cfg.llm}")
 
-    def save_adapter(self, folder: Path) -> None:
+    def save_adapter(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
         """Write the adapters as peft does, for use outside wsiprep.
+
+        Args:
+            folder: Made where it is not there.
+            state: A `trainable_state` to write instead of the present one.
 
         Raises:
             ConfigError: there are none.
@@ -216,10 +222,15 @@ class HfLanguageModel(nn.Module):
                 hint="Use tuning: lora.",
             )
         # peft would otherwise ask the hub whether the vocabulary was resized, which it never is.
-        self.network.save_pretrained(str(folder), save_embedding_layers=False)
+        own = self.trainable_state() if state is None else state
+        self.network.save_pretrained(
+            str(folder),
+            save_embedding_layers=False,
+            state_dict={name.removeprefix("network."): value for name, value in own.items()},
+        )
 
-    def _learning(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+    def _own(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.named_parameters() if name in self._kept}
 
 
 def load_hf(cfg: HfConfig) -> HfLanguageModel:
