@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from tests.train.language.assistants import bag_of, samples, write_set
-from tests.train.language.spread import STEPS, learner_of, run
+from tests.train.language.spread import STEPS, TOKENIZER, learner_of, run
 from tests.train.language.test_instruct import training
 from wsiprep.core.errors import ConfigError, PluginUnavailableError
 from wsiprep.models import pack
@@ -81,7 +81,7 @@ def test_a_spread_model_learns_as_a_whole_one(tmp_path: Path) -> None:
     same(tmp_path / "plain", tmp_path / "spread")
     same(tmp_path / "one", tmp_path / "spread", processes=2)
 
-    whole = 2 * 300 * 48 + 48  # embeddings, head and the last norm stay whole
+    whole = 2 * TOKENIZER.vocab_size * 48 + 48  # embeddings, head and the last norm stay whole
     for told in facts:
         assert told["own"] - whole == (told["all"] - whole) / 2
         assert "each process" in told["sizes"]["weights"]
