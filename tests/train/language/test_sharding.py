@@ -48,7 +48,7 @@ def two(out: Path, **job: Any) -> list[dict[str, Any]]:
     ranks = [{**env, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
     started = [subprocess.Popen(command, env=one, cwd=ROOT) for one in ranks]
     try:
-        assert [process.wait(270) for process in started] == [0, 0]
+        assert [process.wait(540) for process in started] == [0, 0]
     finally:
         for process in started:
             process.kill()
@@ -74,6 +74,7 @@ def same(one: Path, two: Path, processes: int = 1) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_spread_model_learns_as_a_whole_one(tmp_path: Path) -> None:
     facts = two(tmp_path, plain=True, resume=True)
     run(learner_of(None, ALONE, spread=False, **UNEVEN), tmp_path / "one")
@@ -103,6 +104,7 @@ def test_a_spread_model_learns_as_a_whole_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_adapters_of_a_spread_model_learn_as_those_of_a_whole_one(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("peft")

@@ -38,7 +38,13 @@ from wsiprep.train.language.manifest import Sample, data_sha256, read_manifest
 from wsiprep.train.language.processes import Processes, join_processes
 from wsiprep.train.language.recipe import load_recipe, section
 from wsiprep.train.language.rehearsal import rehearsed, sizes
-from wsiprep.train.language.sharding import any_spread, gathered, own_part, shard
+from wsiprep.train.language.sharding import (
+    any_spread,
+    check_several,
+    gathered,
+    own_part,
+    shard,
+)
 from wsiprep.train.language.splits import check_apart
 
 __all__ = ["InstructLearner", "prepare_assistant", "rehearse_assistant", "train_assistant"]
@@ -224,8 +230,10 @@ def prepare_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
     start = read_start(cfg.start) if cfg.start is not None else None
     parts = with_llm(recipe.model, cfg.llm)
     parts = start.parts(parts) if start is not None else parts
-    learn, val = _samples(cfg, command, recipe)
     processes = join_processes(resolve_device(cfg.device), cfg.precision)
+    if cfg.shard:
+        check_several(processes)
+    learn, val = _samples(cfg, command, recipe)
     how: dict[str, Any] = {
         "seed": cfg.seed, "grid": cfg.features_grid, "encoder": cfg.features_encoder
     }  # fmt: skip

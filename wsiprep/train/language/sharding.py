@@ -30,7 +30,16 @@ from wsiprep.core.errors import ConfigError, PluginUnavailableError
 if TYPE_CHECKING:
     from wsiprep.train.language.processes import Processes
 
-__all__ = ["any_spread", "blocks_of", "gathered", "own_part", "own_parts", "shard", "whole_again"]
+__all__ = [
+    "any_spread",
+    "blocks_of",
+    "check_several",
+    "gathered",
+    "own_part",
+    "own_parts",
+    "shard",
+    "whole_again",
+]
 
 NEEDS = "2.7"
 """First torch whose `fully_shard` can leave parameters out."""
@@ -52,11 +61,7 @@ def shard(language: nn.Module, processes: Processes) -> None:
         ConfigError: there is one process; or the network has no blocks that can be spread.
         PluginUnavailableError: this torch is too old.
     """
-    if processes.world == 1:
-        raise ConfigError(
-            "a language model is spread over several processes, and there is one.",
-            hint="Start with torchrun or accelerate launch, or drop --shard.",
-        )
+    check_several(processes)
     cut, policy_of, mesh_of = _fsdp()
     blocks = blocks_of(language)
     mesh = mesh_of(processes.device.type, (processes.world,))
@@ -72,6 +77,21 @@ def shard(language: nn.Module, processes: Processes) -> None:
     # FSDP wants one root, which sees to the end of a backward pass; it has no weights of its own.
     cut(language, mesh=mesh, ignored_params=rest)
     language.to(processes.device)
+
+
+def check_several(processes: Processes) -> None:
+    """See that a language model can be spread, before it is read.
+
+    Raises:
+        ConfigError: there is one process.
+        PluginUnavailableError: this torch is too old.
+    """
+    if processes.world == 1:
+        raise ConfigError(
+            "a language model is spread over several processes, and there is one.",
+            hint="Start with torchrun or accelerate launch, or drop --shard.",
+        )
+    _fsdp()
 
 
 def blocks_of(language: nn.Module) -> list[nn.Module]:
