@@ -12,7 +12,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 
+from wsiprep.cli.main import app
 from wsiprep.store import FeatureStore
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -125,6 +127,42 @@ def test_a_slurm_task_without_slides_ends_well(tmp_path):
     done = slurm_task(4, 2, manifest, tmp_path / "out")
     assert done.returncode == 0
     assert done.stdout == "no slides for task 1 of 2\n"
+
+
+@pytest.mark.parametrize(("kind", "given"), [("align", 3), ("instruct", 4)])
+def test_training_on_nodes_is_asked_for_as_the_program_takes_it(tmp_path, kind, given):
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("there is no bash here")
+    for name, text in (("scontrol", "echo node1; echo node2"), ("srun", 'printf "%s\\n" "$@"')):
+        (tmp_path / name).write_text(f"#!{bash}\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    script = EXAMPLES / "slurm" / f"train_{kind}.sbatch"
+    names = ["stores", "data.jsonl", "start", "out"][:given]
+    names[-1] = "out"
+    env = {
+        **os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4",
+        "SLURM_JOB_ID": "7",
+    }  # fmt: skip
+
+    def said() -> list[str]:
+        done = subprocess.run(
+            [bash, str(script), *names], capture_output=True, text=True, check=True, cwd=tmp_path,
+            env=env,
+        )  # fmt: skip
+        return done.stdout.split("\n")[:-1]
+
+    first = said()
+    assert "node1:29500" in first
+    ours = first[first.index("wsiprep") + 1 :]
+    assert ours[:2] == ["train", kind]
+    command = typer.main.get_command(app).commands["train"].commands[kind]
+    known = {flag for one in command.params for flag in (*one.opts, *one.secondary_opts)}
+    assert {word for word in ours if word.startswith("--")} <= known
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "state.pt").touch()
+    assert said() == [*first, "--resume"]
 
 
 def slurm_task(

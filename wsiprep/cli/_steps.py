@@ -73,7 +73,9 @@ class _Lines:
 
 
 def _state(step: TrainStep) -> str:
-    return f"loss {step.loss:.4f}, lr {step.learning_rate:.1e}, {step.per_s:.1f} {step.unit}/s"
+    tokens = f", {step.tokens_per_s:,.0f} tokens/s" if step.tokens_per_s is not None else ""
+    speed = f"{step.per_s:.1f} {step.unit}/s{tokens}"
+    return f"loss {step.loss:.4f}, lr {step.learning_rate:.1e}, {speed}"
 
 
 def _scores(step: TrainStep) -> str:

@@ -153,6 +153,7 @@ class TrainStep:
         per_s: Samples a second since the last report.
         unit: What a sample is.
         scores: After a validation, by name.
+        tokens_per_s: Tokens that a language model read a second, likewise; None without one.
     """
 
     step: int
@@ -162,6 +163,7 @@ class TrainStep:
     per_s: float
     unit: str
     scores: dict[str, float] | None = None
+    tokens_per_s: float | None = None
 
 
 OnStep = Callable[[TrainStep], None]

@@ -261,6 +261,7 @@ def test_from_stores_to_answers(tmp_path: Path) -> None:
     steps: list[TrainStep] = []
     done = train_assistant(again, "instruct", steps.append)
     assert steps[-1].loss < 0.5 * steps[0].loss
+    assert all(step.tokens_per_s and step.tokens_per_s > step.per_s for step in steps)
     assert set(done.scores) == {"token_probability", "accuracy"}
     model = load_assistant(tmp_path / "two", "cpu").model
     shown = model.look(pack([bag_of(k) for k in range(4)]).to("cpu", torch.float32))
@@ -318,6 +319,8 @@ def test_by_the_command_line(tmp_path: Path) -> None:
     done = runner.invoke(app, ["train", "caption", *flags])
     assert done.exit_code == 0
     assert f"wsiprep ask | caption --model {tmp_path / 'out'}" in done.stdout
+    assert " slides/s, " in done.output
+    assert " tokens/s" in done.output
     assert load_assistant(tmp_path / "out", "cpu").recipe["command"] == "caption"
     rows = (tmp_path / "out" / "log.csv").read_text().splitlines()
     assert "tokens" in rows[0].split(",")

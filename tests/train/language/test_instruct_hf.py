@@ -159,6 +159,14 @@ def test_a_projector_goes_on_with_adapters(llm: Path, tmp_path: Path) -> None:
         start.fill(foreign)
 
 
+def test_adapters_that_a_recipe_stopped_are_kept(llm: Path, tmp_path: Path) -> None:
+    parts = parts_with(llm, "lora")
+    model = trained(parts)
+    model.get_submodule("language").requires_grad_(requires_grad=False)
+    found = load_assistant(saved(tmp_path / "a", model, parts), "cpu").model
+    assert torch.equal(found(bags(), TALK).loss, model(bags(), TALK).loss)
+
+
 def test_names_of_language_models(llm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = parts_with(llm, "lora", lora_rank=8, llm_revision="abc")
     changed = with_llm(parts, "owner/model").language

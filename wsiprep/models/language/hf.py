@@ -97,6 +97,8 @@ class HfLanguageModel(LanguageModel):
         else:
             network.requires_grad_(False)
         self.network = _with_adapters(network, cfg) if cfg.tuning == "lora" else network
+        # A training may stop weights that tuning lets learn; they are kept all the same.
+        self._kept = frozenset(n for n, p in self.named_parameters() if p.requires_grad)
 
     @property
     def tokenizer(self) -> HfTokenizer:
@@ -150,8 +152,12 @@ class HfLanguageModel(LanguageModel):
             }
         return facts
 
-    def save_adapter(self, folder: Path) -> None:
+    def save_adapter(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
         """Write the adapters as peft does, for use outside wsiprep.
+
+        Args:
+            folder: Made where it is not there.
+            state: A `trainable_state` to write instead of the present one.
 
         Raises:
             ConfigError: there are none.
@@ -163,11 +169,16 @@ class HfLanguageModel(LanguageModel):
                 hint="Use tuning: lora.",
             )
         # peft would otherwise ask the hub whether the vocabulary was resized, which it never is.
-        self.network.save_pretrained(str(folder), save_embedding_layers=False)
+        own = self.trainable_state() if state is None else state
+        self.network.save_pretrained(
+            str(folder),
+            save_embedding_layers=False,
+            state_dict={name.removeprefix("network."): value for name, value in own.items()},
+        )
 
     def _own(self) -> Mapping[str, Tensor]:
-        # What learns: the adapters, or all; nothing when frozen.
-        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+        # What may learn: the adapters, or all; nothing when frozen.
+        return {name: value for name, value in self.named_parameters() if name in self._kept}
 
     def _called(self) -> str:
         return f"the language model {self.cfg.llm}"

@@ -6,8 +6,9 @@ whatever the number of processes: they exchange vectors for the losses, and grad
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -166,10 +167,11 @@ class AlignLearner:
             "mrr": sum(way.mean_reciprocal_rank for way in ways) / 2,
         }
 
-    def save(self, folder: Path) -> None:
-        """The model, and what it was trained on and with."""
-        save_aligned(
-            folder, self.model, features=self.cases.fingerprint, sampling=self.recipe.sampling,
+    def saving(self) -> Callable[[Path], None]:
+        """What writes the model, and what it was trained on and with."""
+        return partial(
+            save_aligned, model=self.model,
+            features=self.cases.fingerprint, sampling=self.recipe.sampling,
             recipe={"name": self.name, **self.recipe.canonical()},
         )  # fmt: skip
 

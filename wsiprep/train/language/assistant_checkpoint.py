@@ -153,6 +153,7 @@ def save_assistant(
     features: Fingerprint,
     sampling: Sampling,
     recipe: Mapping[str, Any],
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Fill the folder of a checkpoint.
 
@@ -163,7 +164,10 @@ def save_assistant(
         features: What its features were made with.
         sampling: Which patches it saw.
         recipe: Name and settings, plain JSON.
+        state: Its `trainable_state`; needed of a model that is spread over processes, which must
+            first be gathered (`sharding.gathered`).
     """
+    state = model.trainable_state() if state is None else state
     words = {
         "format": FORMAT,
         "kind": "assistant",
@@ -180,9 +184,8 @@ def save_assistant(
         write_whole(folder / TOKENIZER, tokenizer.to_json().encode())
     language = model.language
     if isinstance(language, HfLanguageModel) and language.cfg.tuning == "lora":
-        language.save_adapter(folder / ADAPTER)
-    state = {name: value.cpu().contiguous() for name, value in model.trainable_state().items()}
-    save_weights(folder, state)
+        language.save_adapter(folder / ADAPTER, _under("language.", state))
+    save_weights(folder, {name: value.cpu().contiguous() for name, value in state.items()})
     write_whole(folder / MODEL, json.dumps(words, indent=1, sort_keys=True).encode())
 
 

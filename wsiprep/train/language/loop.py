@@ -12,7 +12,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +29,7 @@ from wsiprep.train.language.cases import Batch, Cases, batches, steps_of
 from wsiprep.train.language.checkpoint import Checkpoints
 from wsiprep.train.language.processes import Processes
 from wsiprep.train.language.recipe import Optimisation
+from wsiprep.train.language.sharding import any_spread, own_part, own_parts, whole_again
 
 __all__ = ["Learner", "Rate", "RunPlan", "Trained", "learning_rate", "train"]
 
@@ -71,7 +72,8 @@ class Learner(Protocol):
         """Add the gradient of a step, mean over processes, to `.grad`.
 
         Returns:
-            `loss`, and what it is made of, for the log: of this process, detached.
+            `loss`, and what it is made of, for the log: of this process, detached. `tokens`, where
+            it is there, is how many a language model read.
         """
         ...
 
@@ -79,8 +81,12 @@ class Learner(Protocol):
         """Scores on samples not trained on, by name; empty without such samples."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Fill the folder of a checkpoint."""
+    def saving(self) -> Callable[[Path], None]:
+        """What fills the folder of a checkpoint.
+
+        Every process asks for it, so that what is spread over them can be gathered; only the main
+        one calls it.
+        """
         ...
 
 
@@ -142,7 +148,7 @@ def train(
     learned = [p for group in optimiser.param_groups for p in group["params"]]
     run = _Run(learner, optimiser, plan, processes, digest({**plan.decides, "steps": steps}))
     first = run.begin()
-    told, began = first, time.perf_counter()
+    told, began, read = first, time.perf_counter(), 0.0
     smooth: float | None = None
     scores: dict[str, float] = {}
     for batch in batches(
@@ -160,7 +166,7 @@ def train(
                 f"the loss is {losses['loss']} at step {batch.step}.",
                 hint="Lower optimisation.learning_rate, or set precision to fp32.",
             )
-        norm = torch.nn.utils.clip_grad_norm_(learned, optimisation.clip)
+        norm = processes.clip_gradients(learned, optimisation.clip)
         optimiser.step()
         smooth = (
             losses["loss"] if smooth is None
@@ -171,16 +177,18 @@ def train(
             learner.module.eval()
             with torch.no_grad():
                 scores = learner.validate()
-        now = time.perf_counter()
-        speed = (batch.step - told) * len(batch.samples) * processes.world / max(now - began, 1e-9)
+        seconds = max(time.perf_counter() - began, 1e-9)
+        speed = (batch.step - told) * len(batch.samples) * processes.world / seconds
+        read += losses.get("tokens", 0.0) * processes.world
         run.note(batch, losses, rate, float(norm), scores if validate else {})
         if validate:
             run.keep(batch.step, scores)
         on_step(TrainStep(
-            batch.step, steps, smooth, rate, speed, learner.unit, scores if validate else None
+            batch.step, steps, smooth, rate, speed, learner.unit, scores if validate else None,
+            read / seconds if "tokens" in losses else None,
         ))  # fmt: skip
         if validate:
-            told, began = batch.step, time.perf_counter()
+            told, began, read = batch.step, time.perf_counter(), 0.0
     return run.end(steps, scores)
 
 
@@ -260,11 +268,11 @@ class _Run:
         score = scores.get(self.learner.main_score, -math.inf)
         better = score > self.best
         self.best = max(self.best, score)
+        write = self.learner.saving()
         if self.processes.main:
-            self.checkpoints.add(step, self.learner.save, best=better)
+            self.checkpoints.add(step, write, best=better)
             write_whole(self.plan.output / LOG, _table(self.rows))
         self._save_state(step)
-        self.processes.wait()
 
     def end(self, steps: int, scores: dict[str, float]) -> Trained:
         """What is left."""
@@ -274,41 +282,69 @@ class _Run:
         name = names.get("best") or names["last"]
         return Trained(self.plan.output / name, steps, scores)
 
-    def _state_path(self) -> Path:
-        rank = self.processes.rank
-        return self.plan.output / (STATE if rank == 0 else f"state-{rank}.pt")
-
     def _save_state(self, step: int) -> None:
+        """Write what this process needs to go on.
+
+        The state of the main process is written when the others have theirs, and names the step: a
+        run that is killed in between goes on from the one before.
+        """
         state: dict[str, Any] = {"step": step, "random": torch.get_rng_state()}
         if self.processes.device.type == "cuda":
             state["cuda"] = torch.cuda.get_rng_state(self.processes.device)
+        moving = dict(_moving(self.learner.module))
+        moments = self.optimiser.state_dict()
         if self.processes.main:
-            state |= {
-                "key": self.key, "best": self.best, "rows": self.rows,
-                "module": dict(_moving(self.learner.module)),
-                "optimiser": self.optimiser.state_dict(),
+            state |= {"key": self.key, "best": self.best, "rows": self.rows}
+        else:  # what is not spread is in the state of the main process
+            moving = {name: tensor for name, tensor in moving.items() if any_spread([tensor])}
+            moments["state"] = {
+                number: found for number, found in moments["state"].items()
+                if any_spread(v for v in found.values() if isinstance(v, Tensor))
             }  # fmt: skip
+        state["module"] = own_parts(moving)
+        state["optimiser"] = {
+            **moments, "state": {k: own_parts(v) for k, v in moments["state"].items()}
+        }  # fmt: skip
         data = io.BytesIO()
         torch.save(state, data)
-        write_whole(self._state_path(), data.getvalue())
+        if not self.processes.main:
+            write_whole(self._beside(step), data.getvalue())
+        self.processes.wait()
+        if self.processes.main:
+            write_whole(self.plan.output / STATE, data.getvalue())
+        self.processes.wait()
+        if not self.processes.main:
+            for old in self.plan.output.glob(f"state-{self.processes.rank}-*.pt"):
+                if old != self._beside(step):
+                    old.unlink()
+
+    def _beside(self, step: int) -> Path:
+        """The state of this process, which is not the main one."""
+        return self.plan.output / f"state-{self.processes.rank}-{step:06d}.pt"
 
     def _resume(self) -> int:
         main = _read_state(self.plan.output / STATE)
-        own = main if self.processes.main else _read_state(self._state_path())
         if main["key"] != self.key:
             raise ConfigError(
-                f"{self.plan.output / STATE} was made with other settings or samples.",
+                f"{self.plan.output / STATE} was made with other settings or samples, or another "
+                "number of processes.",
                 hint="Pass the same, or another --output.",
             )
+        step = int(main["step"])
+        own = main if self.processes.main else _read_state(self._beside(step))
+        weights = {**main["module"], **own["module"]}
         with torch.no_grad():
             for name, tensor in _moving(self.learner.module):
-                tensor.copy_(main["module"][name])
-        self.optimiser.load_state_dict(main["optimiser"])
+                own_part(tensor).copy_(weights[name])
+        learned = [p for group in self.optimiser.param_groups for p in group["params"]]
+        moments = {**main["optimiser"]["state"], **own["optimiser"]["state"]}
+        state = {k: _as_of(learned[k], found) for k, found in moments.items()}
+        self.optimiser.load_state_dict({**main["optimiser"], "state": state})
         torch.set_rng_state(own["random"])
         if "cuda" in own:
             torch.cuda.set_rng_state(own["cuda"], self.processes.device)
         self.rows, self.best = list(main["rows"]), float(main["best"])
-        return int(main["step"])
+        return step
 
 
 def _moving(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -317,6 +353,17 @@ def _moving(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         if parameter.requires_grad:
             yield name, parameter.detach()
     yield from module.named_buffers()
+
+
+def _as_of(parameter: Tensor, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What an optimiser knows of a parameter, spread as the parameter is."""
+    if not any_spread([parameter]):
+        return dict(found)
+    shape = own_part(parameter).shape
+    return {
+        name: whole_again(value, parameter) if value.shape == shape else value
+        for name, value in found.items()
+    }
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from wsiprep.core.errors import ConfigError
+from wsiprep.train.language.sharding import any_spread, own_part
 
 __all__ = ["Precision", "Processes", "join_processes"]
 
@@ -54,22 +55,23 @@ class Processes:
             dist.barrier()
 
     def share(self, modules: Iterable[nn.Module]) -> None:
-        """Give all the weights and buffers of the first."""
+        """Give all the weights and buffers of the first, but for what is spread over them."""
         if self.world > 1:
             for module in modules:
                 for tensor in (*module.parameters(), *module.buffers()):
-                    dist.broadcast(tensor.detach(), 0)
+                    if not any_spread([tensor]):
+                        dist.broadcast(tensor.detach(), 0)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Put the mean over processes into every `.grad`; one that a process lacks counts as 0.
 
         All at once, after the last backward pass: gradient caching goes backward several times,
-        and gradients need to be exchanged only once.
+        and gradients need to be exchanged only once. Those of spread parameters are means already.
         """
         if self.world == 1:
             return
-        learned = [p for p in parameters if p.requires_grad]
-        for dtype in {p.dtype for p in learned}:
+        learned = [p for p in parameters if p.requires_grad and not any_spread([p])]
+        for dtype in dict.fromkeys(p.dtype for p in learned):
             of_kind = [p for p in learned if p.dtype == dtype]
             flat = torch.cat([
                 (torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in of_kind
@@ -80,6 +82,40 @@ class Processes:
                 of_kind, torch.split(flat, [p.numel() for p in of_kind]), strict=True
             ):
                 p.grad = mean.view_as(p).clone()
+
+    @torch.no_grad()
+    def clip_gradients(self, parameters: Iterable[nn.Parameter], longest: float) -> Tensor:
+        """Shorten the gradient over all parameters, taken as one vector, where it is longer.
+
+        Args:
+            parameters: Spread or not; those without a gradient count for nothing.
+            longest: Length that is left.
+
+        Returns:
+            Its length before: float scalar, the same on every process.
+        """
+        learned = [p for p in parameters if p.grad is not None]
+        if not any_spread(learned):
+            return torch.nn.utils.clip_grad_norm_(learned, longest)
+        whole, parts = (torch.zeros((), device=self.device) for _ in range(2))
+        gradients = [(p, own_part(p.grad)) for p in learned if p.grad is not None]
+        for p, gradient in gradients:
+            square = torch.linalg.vector_norm(gradient, dtype=torch.float32).square()
+            (parts if any_spread([p]) else whole).add_(square)
+        dist.all_reduce(parts)
+        length = (whole + parts).sqrt()
+        shorter = (longest / (length + 1e-6)).clamp(max=1.0)  # as torch's own for one process
+        for _, gradient in gradients:
+            gradient.mul_(shorter.to(gradient.dtype))
+        return length
+
+    def most(self, value: int) -> int:
+        """The greatest over processes."""
+        if self.world == 1:
+            return value
+        found = torch.tensor(value, device=self.device)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
 
     def mean(self, value: Tensor) -> Tensor:
         """Mean over processes of a scalar."""

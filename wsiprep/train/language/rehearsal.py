@@ -14,6 +14,7 @@ from wsiprep.train.language.align import prepare_align
 from wsiprep.train.language.cases import Batch, batches, steps_of
 from wsiprep.train.language.config import LanguageTraining
 from wsiprep.train.language.loop import Learner
+from wsiprep.train.language.sharding import any_spread, own_part
 
 __all__ = ["peak_mib", "rehearse_align", "rehearsed", "sizes"]
 
@@ -41,15 +42,20 @@ def rehearse_align(cfg: LanguageTraining) -> dict[str, str]:
 
 
 def sizes(model: nn.Module) -> dict[str, str]:
-    """Parameters, and the memory of weights, gradients and AdamW's two moments."""
+    """Parameters, and the memory of weights, gradients and AdamW's two moments.
+
+    Parameters are those of all processes, and memory that of this one.
+    """
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
     every = sum(p.numel() for p in model.parameters())
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    state = sum(3 * p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    held = [(own_part(p), p.requires_grad) for p in model.parameters()]
+    weights = sum(p.numel() * p.element_size() for p, _ in held)
+    state = sum(3 * p.numel() * p.element_size() for p, learns in held if learns)
+    share = " on each process" if any_spread(model.parameters()) else ""
     return {
         "parameters": f"{every:,}, of which {learned:,} learn",
-        "weights": f"{weights / 2**20:,.0f} MiB",
-        "gradients and optimiser": f"{state / 2**20:,.0f} MiB",
+        "weights": f"{weights / 2**20:,.0f} MiB{share}",
+        "gradients and optimiser": f"{state / 2**20:,.0f} MiB{share}",
     }
 
 
