@@ -17,11 +17,9 @@ from torch import Tensor, nn
 from wsiprep.core.config import Settings
 from wsiprep.core.errors import ConfigError
 from wsiprep.models.bags import PackedBags
+from wsiprep.models.caption_heads import CrossCaptions, PrefixCaptions
 from wsiprep.models.encoders.qformer import QFormerEncoder
 from wsiprep.models.grounding import GroundMethod, ground
-from wsiprep.models.language.projector import Projector, ProjectorConfig
-from wsiprep.models.language.tiny import TinyConfig, TinyLanguageModel
-from wsiprep.models.objectives.caption import caption_labels, caption_loss
 from wsiprep.models.objectives.infonce_loss import InfoNCE
 from wsiprep.models.objectives.matching import MatchingHead
 from wsiprep.models.objectives.region_pool import RegionPool, pad_runs
@@ -32,7 +30,7 @@ from wsiprep.models.objectives.top_k import SoftTopK
 from wsiprep.models.text.tokenizer import Tokenizer
 from wsiprep.models.towers import SharedText, SlideSide, SlideTower, TextSide, TextTower
 
-__all__ = ["Aligned", "AlignedConfig", "CaptionHead", "Objectives"]
+__all__ = ["Aligned", "AlignedConfig", "Objectives"]
 
 
 class Objectives(Settings):
@@ -60,6 +58,9 @@ class Objectives(Settings):
     """Of saying the caption from the slide's tokens."""
     caption_tokens: int = Field(default=256, ge=3)
     """Most tokens of a caption that is said."""
+    caption_decoder: Literal["prefix", "cross"] = "prefix"
+    """How it sees the slide: tokens before the caption, or by attention of its later blocks, as in
+    CoCa."""
     caption_options: dict[str, Any] = Field(default_factory=dict)
     """Size of the decoder that says them: width, layers, heads, hidden, dropout."""
     sub_captions: int = Field(default=8, ge=1)
@@ -87,51 +88,6 @@ class AlignedConfig(Settings):
     """The text's side."""
     objectives: Objectives = Field(default_factory=Objectives)
     """What relates them."""
-
-
-class CaptionHead(nn.Module):
-    """Says captions after a prefix of the slide's tokens; a small decoder from scratch.
-
-    Args:
-        width: Of the tokens.
-        options: Of `TinyConfig`.
-        tokenizer: Of the captions.
-    """
-
-    def __init__(self, width: int, options: dict[str, Any], tokenizer: Tokenizer) -> None:
-        super().__init__()
-        self.decoder = TinyLanguageModel(TinyConfig(**options), tokenizer)
-        self.projector = Projector(ProjectorConfig(projector="linear"), width, self.decoder.width)
-        self.tokenizer = tokenizer
-
-    def forward(
-        self, tokens: Tensor, counts: Tensor, captions: Sequence[str], max_tokens: int
-    ) -> Tensor:
-        """Cross-entropy of the captions' tokens, mean over them; a share (see `objectives`).
-
-        Args:
-            tokens: float (M, width), of the slides, one after another.
-            counts: int64 (B,), tokens of each slide.
-            captions: One for each slide.
-            max_tokens: Most tokens of a caption; what is longer loses its end.
-        """
-        shown, there = pad_runs(
-            self.projector(tokens, _starts(counts)).embeds,
-            torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts),
-            len(counts),
-        )
-        ids, mask = (part.to(tokens.device) for part in self.tokenizer.batch(
-            captions, max_tokens=max_tokens
-        ))  # fmt: skip
-        labels = caption_labels(ids, mask, prefix=shown.shape[1])
-        embeds = torch.cat([shown, self.decoder.embed(ids).to(shown.dtype)], dim=1)
-        seen = torch.cat([there, mask], dim=1)
-        out = self.decoder(embeds, seen)
-        return caption_loss(out.logits, labels)
-
-
-def _starts(counts: Tensor) -> Tensor:
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
 class Aligned(nn.Module):
@@ -181,9 +137,9 @@ class Aligned(nn.Module):
             elif wanted.region_weight:
                 heads["region"] = SoftTopK(**wanted.region_options)
             if wanted.caption_weight and self.tokenizer is not None:
-                heads["caption"] = CaptionHead(
-                    self.slides.token_dim, wanted.caption_options, self.tokenizer
-                )
+                says = PrefixCaptions if wanted.caption_decoder == "prefix" else CrossCaptions
+                options = wanted.caption_options
+                heads["caption"] = says(self.slides.token_dim, options, self.tokenizer)
         except (TypeError, ValueError) as err:
             raise ConfigError(f"options of the objectives cannot be used: {err}.") from err
         if wanted.matching_weight:

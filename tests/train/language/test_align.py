@@ -45,6 +45,10 @@ OBJECTIVES = {
     "siglip": {"slide": "siglip", "region_weight": 0.0},
     "captions": {"region_weight": 0.0, "caption_weight": 2.0,
                  "caption_options": {"width": 32, "layers": 1, "heads": 4, "hidden": 64}},
+    "captions by attention": {
+        "region_weight": 0.0, "caption_weight": 2.0, "caption_decoder": "cross",
+        "caption_options": {"width": 32, "layers": 1, "heads": 4, "hidden": 64},
+    },
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ equal weights it gives the logits of `transformers.LlamaForCausalLM`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -18,9 +18,11 @@ from torch.nn import functional as F
 
 from wsiprep.core.config import Settings
 from wsiprep.core.errors import ConfigError
-from wsiprep.models.language.interface import LanguageModel, Tokenizer
+from wsiprep.models.language.interface import LanguageModel, Tokenizer, positions_of
 
 __all__ = ["TinyCache", "TinyConfig", "TinyLanguageModel"]
+
+After = Callable[[int, Tensor], Tensor]
 
 
 class TinyConfig(Settings):
@@ -132,13 +134,42 @@ class TinyLanguageModel(LanguageModel):
         columns: Tensor,
         cache: TinyCache | None,
     ) -> Tensor:
+        stream = self._stream(inputs_embeds, attention_mask, position_ids, cache)
+        logits: Tensor = self.head(self.norm(stream[:, columns]))
+        return logits
+
+    def logits(
+        self, inputs_embeds: Tensor, attention_mask: Tensor, *, after: After | None = None
+    ) -> Tensor:
+        """Logits float (B, L, V) of all columns.
+
+        Args:
+            inputs_embeds: float (B, L, width).
+            attention_mask: bool (B, L), False where padding.
+            after: Given the number of a block and its output (B, L, width); gives what the next
+                one reads.
+        """
+        places = positions_of(attention_mask, inputs_embeds.shape[1])
+        stream = self._stream(inputs_embeds, attention_mask, places, None, after)
+        logits: Tensor = self.head(self.norm(stream))
+        return logits
+
+    def _stream(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        cache: TinyCache | None,
+        after: After | None = None,
+    ) -> Tensor:
         rotation = _rotation(position_ids, self.width // self.cfg.heads, self.cfg.rope_base)
         seen = _visible(attention_mask.bool(), inputs_embeds.shape[1])
         stream = inputs_embeds
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks):
             stream = block(stream, rotation, seen, cache)
-        logits: Tensor = self.head(self.norm(stream[:, columns]))
-        return logits
+            if after is not None:
+                stream = after(number, stream)
+        return stream
 
     def fingerprint(self) -> dict[str, Any]:
         """Its sizes; whether it learns, and from which seed, changes no name or shape."""
