@@ -60,6 +60,25 @@ def test_options_do_not_depend_on_what_they_are_scored_with(template: str) -> No
         score_options(MODEL, ASKED, [], [SLIDE], template=template)
 
 
+def test_a_slide_is_read_once_for_all_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    forward = TinyLanguageModel.forward
+
+    def counted(self, inputs_embeds, *args, **kwargs):
+        read.append(inputs_embeds.shape[0] * inputs_embeds.shape[1])
+        return forward(self, inputs_embeds, *args, **kwargs)
+
+    monkeypatch.setattr(TinyLanguageModel, "forward", counted)
+    slide = torch.randn(500, MODEL.width, generator=torch.Generator().manual_seed(2))
+    options = ["A", "B", "A lobular", "C", "D"]
+    scores = score_options(MODEL, ASKED, options, [slide], template="llava_v1", batch=2)
+    assert sum(read) < 2 * 500
+    monkeypatch.undo()
+    for index, option in enumerate(options):  # one alone is read in one pass
+        alone = score_options(MODEL, ASKED, [option], [slide], template="llava_v1")
+        torch.testing.assert_close(scores.total[index], alone.total[0], rtol=1e-4, atol=1e-4)
+
+
 def test_questions_answered_together_are_answered_as_alone() -> None:
     talks = [ASKED, ASKED[:1], [Turn("user", "A long question about no slide at all?")]]
     slides = [[SLIDE], [SLIDE[:1]], []]

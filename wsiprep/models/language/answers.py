@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,15 +11,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wsiprep.core.errors import ManifestError
-from wsiprep.models.language.conversation import Turn, encode_conversation, encode_prompt
+from wsiprep.models.language.conversation import (
+    Encoded,
+    Turn,
+    encode_conversation,
+    encode_prompt,
+)
 from wsiprep.models.language.decoding_config import Decoding
 from wsiprep.models.language.interface import (
     IGNORE,
+    KeyValueCache,
     LanguageModel,
     LanguageOut,
     labelled_columns,
 )
-from wsiprep.models.language.splice import splice_slides
+from wsiprep.models.language.splice import SplicedBatch, splice_slides
 from wsiprep.models.language.templates import TemplateName
 
 __all__ = ["OptionScores", "answer", "score_options"]
@@ -111,6 +118,8 @@ def score_options(
 ) -> OptionScores:
     """Log-likelihood of each option as the answer to the last question.
 
+    What comes before the options, the slide above all, is read once.
+
     Args:
         model: The language model; it is asked in evaluation mode.
         turns: A conversation that ends with a question.
@@ -145,17 +154,13 @@ def score_options(
     totals: list[Tensor] = []
     counts: list[Tensor] = []
     try:
+        begun, encoded, shown = _begin(model, encoded, slides, name)
         for begin in range(0, len(encoded), batch):
             part = encoded[begin : begin + batch]
             names = None if name is None else [name] * len(part)
-            spliced = splice_slides(model, part, [slides] * len(part), names=names)
+            spliced = splice_slides(model, part, [shown] * len(part), names=names)
             columns = labelled_columns(spliced.labels)
-            out: LanguageOut = model(
-                spliced.inputs_embeds,
-                spliced.attention_mask,
-                position_ids=spliced.position_ids,
-                columns=columns,
-            )
+            out = _go_on(model, begun, spliced, columns)
             targets = spliced.labels[:, columns + 1]
             loss = F.cross_entropy(
                 out.logits.transpose(1, 2).float(), targets, ignore_index=IGNORE, reduction="none"
@@ -165,6 +170,53 @@ def score_options(
     finally:
         model.train(was_training)
     return OptionScores(total=torch.cat(totals), tokens=torch.cat(counts))
+
+
+def _begin(
+    model: LanguageModel, encoded: list[Encoded], slides: Sequence[Tensor], name: str | None
+) -> tuple[KeyValueCache | None, list[Encoded], Sequence[Tensor]]:
+    """Read what all conversations begin with.
+
+    Returns:
+        Its keys and values, and what is left of conversations and slides; None and all of them
+        where nothing is shared.
+    """
+    first = encoded[0]
+    # The token before an answer is read with the answer, whose first token it is to tell.
+    most = min(int((one.labels != IGNORE).nonzero()[0, 0]) - 1 for one in encoded)
+    same = torch.ones(max(most, 0), dtype=torch.bool)
+    for one in encoded[1:]:
+        same &= one.ids[:most] == first.ids[:most]
+    shared = int(same.cumprod(0).sum())
+    start = replace(first, ids=first.ids[:shared], labels=first.labels[:shared])
+    if len(encoded) == 1 or not shared or start.slides != first.slides:
+        return None, encoded, slides
+    names = None if name is None else [name]
+    spliced = splice_slides(model, [start], [slides], names=names)
+    length = spliced.inputs_embeds.shape[1]
+    if not length:
+        return None, encoded, slides
+    begun = model.new_cache()
+    last = torch.tensor([length - 1], device=spliced.labels.device)
+    model(spliced.inputs_embeds, spliced.attention_mask, cache=begun, columns=last)
+    return begun, [replace(o, ids=o.ids[shared:], labels=o.labels[shared:]) for o in encoded], ()
+
+
+def _go_on(
+    model: LanguageModel, begun: KeyValueCache | None, spliced: SplicedBatch, columns: Tensor
+) -> LanguageOut:
+    """A pass over conversations, after what was read of them."""
+    mask, places = spliced.attention_mask, spliced.position_ids
+    cache = None
+    if begun is not None:
+        rows, length = len(mask), begun.get_seq_length()
+        cache = deepcopy(begun)  # the pass appends to it
+        cache.reorder_cache(torch.zeros(rows, dtype=torch.int64, device=mask.device))
+        mask, places = torch.cat([mask.new_ones(rows, length), mask], dim=1), places + length
+    out: LanguageOut = model(
+        spliced.inputs_embeds, mask, position_ids=places, cache=cache, columns=columns
+    )
+    return out
 
 
 def _in_last_run(learned: Sequence[int], step: int) -> bool:
