@@ -42,6 +42,10 @@ def test_a_real_llm_answers_and_compares_options() -> None:
         options = ["London", "Paris", "Rome", "Berlin"]
         scores = score_options(model, asked, options, [], template=template)
         assert scores.best() == scores.best(normalised=False) == 1
+        # The question is read once for all; an option alone is read with it in one pass.
+        alone = [score_options(model, asked, [one], [], template=template) for one in options]
+        whole = torch.cat([one.total for one in alone])
+        torch.testing.assert_close(scores.total, whole, rtol=1e-3, atol=1e-3)
     assert model.fingerprint()["architecture"] == "LlamaForCausalLM"
 
 
