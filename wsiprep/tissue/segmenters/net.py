@@ -54,7 +54,7 @@ class Config(Settings):
     """Network that `wsiprep train tissue` wrote; without it the one that ships with wsiprep."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
     """Chance from which a pixel is tissue; lower finds paler tissue and more dirt."""
-    pen_threshold: float = Field(default=0.8, gt=0, lt=1)
+    pen_threshold: float = Field(default=0.65, gt=0, lt=1)
     """The same for ink: higher, since tissue taken for ink is lost."""
 
     def network_file(self) -> Path:
