@@ -12,6 +12,7 @@ import torch
 
 from tests.tissue import pictures as p
 from wsiprep.core.errors import WeightsError
+from wsiprep.synth.thumbnails.stains import HELD_OUT
 from wsiprep.testing.segmenter import SegmenterContract
 from wsiprep.tissue.network import CLASSES, MULTIPLE, TissueNet, load_network, network_bytes
 from wsiprep.tissue.segmenters import net
@@ -204,7 +205,8 @@ def test_the_network_that_ships_is_small():
     assert path.stat().st_size < 8e6
     network, words = load_network(path)
     assert sum(value.numel() for value in network.parameters()) < 2e6
-    assert "settings" in words
+    made_of = [one["settings"] for one in words["mean_of"]]  # how each of them was made
+    assert all(set(HELD_OUT) <= set(settings["leave_out"]) for settings in made_of)
 
 
 # -- real thumbnails --------------------------------------------------------------------------
