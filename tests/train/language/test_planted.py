@@ -25,7 +25,15 @@ from wsiprep.train.language.recipe import AlignRecipe
 pytestmark = pytest.mark.slow
 WORLD = PlantedWorld()
 MADE_WITH = Fingerprint("planted", "", WORLD.dim, 0.5, 256, 256, normalised=False)
-STEPS, SLIDES = 300, 1024
+SLIDES = 1024
+MEANS = ({"encoder": "identity"}, 4e-3, 300)
+"""Of patches, all alike: quick, but blurred by the noise of those in which nothing was planted."""
+ATTENTION = (
+    {"encoder": "gated_attention", "options": {"dim": 64, "gate": 32, "heads": 1, "dropout": 0.0}},
+    1.5e-3,
+    600,
+)
+"""Slide encoder, learning rate and steps."""
 
 
 def cases_of(slides: tuple[PlantedSlide, ...]) -> Cases:
@@ -43,12 +51,19 @@ def cases_of(slides: tuple[PlantedSlide, ...]) -> Cases:
     return Cases(samples, bags.__getitem__, MADE_WITH, Sampling(), seed=1)
 
 
-def learned(slides: tuple[PlantedSlide, ...], folder: Path, *, regions: bool = True) -> Any:
+def learned(
+    slides: tuple[PlantedSlide, ...],
+    folder: Path,
+    how: tuple[dict[str, Any], float, int] = MEANS,
+    *,
+    regions: bool = True,
+) -> Any:
     """A model that learned from slides, and what validation says of the held-out ones."""
+    encoder, rate, steps = how
     recipe = AlignRecipe.model_validate({
         "model": {
             "dim": 64,
-            "slides": {"encoder": "identity"},
+            "slides": encoder,
             "texts": {"tokens": "words",
                       "options": {"dim": 64, "layers": 2, "heads": 4, "dropout": 0.0}},
             "objectives": {
@@ -57,7 +72,7 @@ def learned(slides: tuple[PlantedSlide, ...], folder: Path, *, regions: bool = T
                 "region_options": {"negatives": "all", "bias": -5.0},
             },
         },
-        "optimisation": {"learning_rate": 4e-3, "steps": STEPS, "batch_size": 32, "warmup": 20,
+        "optimisation": {"learning_rate": rate, "steps": steps, "batch_size": 32, "warmup": 20,
                          "weight_decay": 0.01},
     })  # fmt: skip
     torch.set_num_threads(1)
@@ -65,7 +80,7 @@ def learned(slides: tuple[PlantedSlide, ...], folder: Path, *, regions: bool = T
     learn, held = cases_of(slides), cases_of(WORLD.test())
     model = Aligned(recipe.model, WORLD.dim, make_tokenizer(recipe.model, learn.samples))
     learner = AlignLearner(model, recipe, learn, held, HERE, seed=1, name="planted")
-    done = train(learner, learn, recipe.optimisation, RunPlan(folder, 1, STEPS), HERE)
+    done = train(learner, learn, recipe.optimisation, RunPlan(folder, 1, steps), HERE)
     return model.eval(), held, done.scores
 
 
@@ -98,19 +113,26 @@ def where(model: Aligned, held: Cases, method: str) -> tuple[float, float]:
 
 
 def test_held_out_combinations_are_found_named_and_shown(tmp_path: Path) -> None:
-    model, held, scores = learned(WORLD.train(SLIDES), tmp_path)
-    assert scores["r_at_1"] > 0.72  # of 64; 0.016 by chance
-    assert scores["mrr"] > 0.82
+    model, held, scores = learned(WORLD.train(SLIDES), tmp_path, ATTENTION)
+    assert scores["r_at_1"] > 0.9  # of 64; 0.016 by chance
     assert presence(model, held, fit=False) > 0.95
     assert presence(model, held, fit=True) > 0.97
-    pointing, _ = where(model, held, "attention")
-    assert pointing > 0.75
-    pointing_by_cosine, ranked = where(model, held, "cosine")
-    assert ranked > 0.88
+    pointing, ranked = where(model, held, "attention")
+    assert pointing > 0.9
+    assert ranked > 0.85
+    assert where(model, held, "cosine")[1] > 0.9
+
+
+def test_the_loss_of_regions_is_what_finds_the_place(tmp_path: Path) -> None:
+    model, held, scores = learned(WORLD.train(SLIDES), tmp_path / "with")
+    assert scores["r_at_1"] > 0.72
+    assert scores["mrr"] > 0.82
     without, blind, _ = learned(WORLD.train(SLIDES), tmp_path / "without", regions=False)
+    pointing, ranked = where(model, held, "cosine")
+    assert ranked > 0.88
     pointing_without, ranked_without = where(without, blind, "cosine")
-    assert ranked_without < ranked - 0.1  # the loss of regions is what finds the place
-    assert pointing_without < pointing_by_cosine - 0.2
+    assert ranked_without < ranked - 0.1
+    assert pointing_without < pointing - 0.2
 
 
 def test_shuffled_captions_teach_nothing(tmp_path: Path) -> None:
