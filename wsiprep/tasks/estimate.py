@@ -195,6 +195,6 @@ def _cost(
         patches=len(grid),
         plan=grid.plan.describe(),
         tissue_mm2=round(mm2, 3),
-        seconds=round(per_tile * len(grid), 2),
+        seconds=round(per_tile * len(grid), 4),
         bytes=sum(len(grid) * e.spec.dim * width for e in encoders),
     )
