@@ -134,7 +134,7 @@ def train(
     processes: Processes,
     on_step: OnStep = lambda _: None,
 ) -> Trained:
-    """Run it to its end; `on_step` is told on the main process alone.
+    """Run it to its end; `on_step` is told on every process, so that it may stop all of them.
 
     Raises:
         ConfigError: `resume` without a state or with other settings; the loss is not finite;
@@ -183,11 +183,10 @@ def train(
         run.note(batch, losses, rate, float(norm), scores if validate else {})
         if validate:
             run.keep(batch.step, scores)
-        if processes.main:
-            on_step(TrainStep(
-                batch.step, steps, smooth, rate, speed, learner.unit, scores if validate else None,
-                read / seconds if "tokens" in losses else None,
-            ))  # fmt: skip
+        on_step(TrainStep(
+            batch.step, steps, smooth, rate, speed, learner.unit, scores if validate else None,
+            read / seconds if "tokens" in losses else None,
+        ))  # fmt: skip
         if validate:
             told, began, read = batch.step, time.perf_counter(), 0.0
     return run.end(steps, scores)
