@@ -189,3 +189,20 @@ def slurm_task(
             "SLURM_CPUS_PER_TASK": "2",
         },
     )
+
+
+def test_the_mean_of_networks_lies_between_them(tmp_path):
+    import torch
+
+    from wsiprep.tissue.network import TissueNet, network_bytes, read_network
+
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        (tmp_path / f"{seed}.safetensors").write_bytes(network_bytes(TissueNet(), {"seed": seed}))
+    names = [str(tmp_path / f"{name}.safetensors") for name in ("mean", "0", "1")]
+    script = EXAMPLES / "train_tissue" / "average.py"
+    subprocess.run([sys.executable, str(script), *names], check=True)
+    (mean, words), (one, _), (other, _) = (read_network(Path(name)) for name in names)
+    assert words["mean_of"] == [{"seed": 0}, {"seed": 1}]
+    for made, a, b in zip(mean.parameters(), one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(made, (a + b) / 2, rtol=2e-3, atol=1e-4)  # kept in half

@@ -113,6 +113,38 @@ def test_slides_with_settings_of_their_own_are_shown_apart(slides, tmp_path, sho
     assert all(mask.mask.any() for mask in found)
 
 
+def test_one_slide_with_two_settings_is_seen_with_each(slides, tmp_path, shown):
+    """Its row of 16 µm/px must not take what the slide before saw ahead of it at 8 µm/px."""
+    rows = [(slides[0], "a", 8), (slides[1], "b", 16), (slides[1], "c", 8), (slides[1], "d", 8)]
+    manifest = tmp_path / "slides.csv"
+    lines = [f"{path},{name},{mpp}" for path, name, mpp in rows]
+    manifest.write_text("\n".join(["path,slide_id,tissue_mpp", *lines]))
+    report = prepare(
+        SegmentConfig.of(
+            manifest=manifest, output=tmp_path / "o", slide_mpp=8.0, segmenter="otsu", overlay=False
+        )
+    )  # fmt: skip
+    assert [row.status for row in report.rows] == ["ok"] * 4
+    found = [FeatureStore(row.store).tissue() for row in report.rows]
+    assert [round(mask.mpp) for mask in found] == [8, 16, 8, 8]
+
+
+def test_a_bug_met_ahead_costs_only_its_own_slide(slides, tmp_path, shown, monkeypatch):
+    from wsiprep.slide.readers import image
+
+    thumbnail = image.ImageSlide.thumbnail
+
+    def broken(self, mpp):
+        if self.info.uri.endswith("s1.png"):
+            raise ZeroDivisionError("a bug")
+        return thumbnail(self, mpp)
+
+    monkeypatch.setattr(image.ImageSlide, "thumbnail", broken)
+    report = segment(slides[:3], tmp_path / "o")
+    assert [row.status for row in report.rows] == ["ok", "failed", "ok"]
+    assert report.rows[1].error == "ZeroDivisionError"
+
+
 def test_a_problem_of_the_device_ends_the_run_and_keeps_what_is_done(slides, tmp_path, monkeypatch):
     groups: list[int] = []
     monkeypatch.setattr(otsu, "create", lambda cfg: Together(cfg, groups, broken_after=1))

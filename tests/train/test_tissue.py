@@ -152,6 +152,15 @@ def test_what_is_unknown_costs_nothing():
     assert float(masked_loss(logits, label, torch.zeros_like(known))) == 0
 
 
+def test_a_thin_core_weighs_as_much_as_a_resection():
+    label = torch.zeros((2, 32, 32), dtype=torch.uint8)
+    label[0, :, :24], label[1, 4:28, 15] = 15, 15
+    known = torch.full_like(label, 15)
+    logits = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(2))
+    alone = [masked_loss(*(x[k : k + 1] for x in (logits, label, known))) for k in (0, 1)]
+    torch.testing.assert_close(masked_loss(logits, label, known), torch.stack(alone).mean())
+
+
 def test_bits_are_planes():
     planes = class_bits(torch.tensor([[[0b0101]]], dtype=torch.uint8), 4)
     assert planes[0, :, 0, 0].tolist() == [1, 0, 1, 0]

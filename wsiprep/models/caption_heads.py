@@ -9,6 +9,7 @@ deviation: it looks after the feed-forward part of a block, not before.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ from wsiprep.models.text.tokenizer import Tokenizer
 __all__ = ["CaptionHead", "CrossCaptions", "PrefixCaptions"]
 
 
-class CaptionHead(nn.Module):
+class CaptionHead(nn.Module, ABC):
     """Cross-entropy of captions, given tokens of their slides.
 
     Args:
@@ -57,9 +58,9 @@ class CaptionHead(nn.Module):
         ids, mask = self.tokenizer.batch(captions, max_tokens=max_tokens)
         return self._loss(shown, there, ids.to(tokens.device), mask.to(tokens.device))
 
+    @abstractmethod
     def _loss(self, shown: Tensor, there: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """The loss, of slides (B, M, d) with bool (B, M), and captions (B, L) with bool (B, L)."""
-        raise NotImplementedError
 
 
 class PrefixCaptions(CaptionHead):

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiprep.core.contracts import Slide
-from wsiprep.core.errors import SlideError, StoreError
 from wsiprep.core.types import SlideInfo
 from wsiprep.slide.open import open_slide
 from wsiprep.store.claim import find_store
@@ -23,7 +22,7 @@ from wsiprep.tasks.config import AnyConfig, stages
 from wsiprep.tasks.inputs import SlideRef
 from wsiprep.tasks.slides import own_mpp
 from wsiprep.tissue.config import TissueConfig
-from wsiprep.tissue.detect import Seen, see, slides_at_once
+from wsiprep.tissue.detect import Seen, see, slides_at_once, tissue_key
 
 __all__ = ["TissueAhead"]
 
@@ -55,16 +54,17 @@ class TissueAhead:
         most = slides_at_once(cfg)
         if most == 1:
             return None
-        fingerprint = slide.info.fingerprint
-        if fingerprint not in self._seen:
+        key = tissue_key(slide.info, cfg)
+        if key not in self._seen:
+            self._seen.clear()
             alike = ((ref, own) for ref, own, _ in self._waiting if stages(own).tissue == cfg)
             with ThreadPoolExecutor(most) as pool:
                 others = pool.map(_unread, islice(alike, most - 1))
                 shown = [(slide.info, slide.thumbnail(cfg.tissue_mpp))]
                 shown += [one for one in others if one is not None]
-            names = [info.fingerprint for info, _ in shown]
-            self._seen = dict(zip(names, see(shown, cfg), strict=True))
-        return self._seen.pop(fingerprint)
+            keys = [tissue_key(info, cfg) for info, _ in shown]
+            self._seen = dict(zip(keys, see(shown, cfg), strict=True))
+        return self._seen.pop(key)
 
 
 def _unread(one: tuple[SlideRef, AnyConfig]) -> Shown | None:
@@ -77,5 +77,5 @@ def _unread(one: tuple[SlideRef, AnyConfig]) -> Shown | None:
             if tissue is None or (there and not own.run.overwrite):
                 return None
             return slide.info, slide.thumbnail(tissue.tissue_mpp)
-    except (SlideError, StoreError):
-        return None  # told in its turn
+    except Exception:  # noqa: BLE001 - it is read again in its turn, and told then
+        return None
