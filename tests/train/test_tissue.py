@@ -92,6 +92,50 @@ def test_outlines_are_masks_too(tmp_path):
     assert not pair.thumbnail.mask("tissue")[:, 45:].any()
 
 
+def outlined(path, **boxes):
+    """Outlines as QuPath exports them: a class, and the columns from and to which it reaches."""
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {
+                "type": "Polygon",
+                "coordinates": [[[a, 0], [b, 0], [b, 90], [a, 90], [a, 0]]],
+            },
+            "properties": {"classification": {"name": name}},
+        }
+        for name, (a, b) in boxes.items()
+    ]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+
+
+@pytest.mark.parametrize("name", ["tissue", "pen", "edge", "fold"])
+def test_outlines_with_classes_are_what_they_say(tmp_path, name):
+    pictures(tmp_path)
+    classes = {name.title(): (20, 40), "Ignore*": (50, 60)}
+    outlined(tmp_path / "q.geojson", **classes)
+    (pair,) = read_pairs(table(tmp_path, {"image": "a.png", name: "q.geojson"}))
+    found = pair.thumbnail.mask(name)
+    assert found[:, 20:40].all()
+    assert found.sum() == found[:, 20:40].size
+
+
+def test_one_file_of_outlines_serves_every_column(tmp_path):
+    pictures(tmp_path)
+    outlined(tmp_path / "q.geojson", Tissue=(0, 20), Pen=(20, 40), Edge=(40, 60))
+    row = dict.fromkeys(("tissue", "pen", "edge"), "q.geojson")
+    (pair,) = read_pairs(table(tmp_path, {"image": "a.png", **row}))
+    for at, name in enumerate(row):
+        found = np.flatnonzero(pair.thumbnail.mask(name)[0])
+        assert (found[0], found[-1] + 1) == (20 * at, 20 * at + 20)
+
+
+def test_outlines_of_something_else_are_no_word_that_there_is_none(tmp_path):
+    pictures(tmp_path)
+    outlined(tmp_path / "p.geojson", Pen=(0, 20))
+    with pytest.raises(ManifestError, match=r"line 2.*no tissue"):
+        read_pairs(table(tmp_path, {"image": "a.png", "tissue": "p.geojson"}))
+
+
 @pytest.mark.parametrize(
     ("row", "says"),
     [
@@ -159,6 +203,21 @@ def test_a_thin_core_weighs_as_much_as_a_resection():
     logits = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(2))
     alone = [masked_loss(*(x[k : k + 1] for x in (logits, label, known))) for k in (0, 1)]
     torch.testing.assert_close(masked_loss(logits, label, known), torch.stack(alone).mean())
+
+
+def test_tissue_taken_for_ink_or_an_edge_costs_more_than_ink_beside_it():
+    label = torch.zeros((1, 32, 32), dtype=torch.uint8)
+    label[:, :, :16] = 1
+    known = torch.full_like(label, 15)
+    sure = (class_bits(label, 4)[:, :, ::2, ::2] * 2 - 1) * 4
+
+    def wrong(taken_for, columns):
+        logits = sure.clone()
+        logits[:, taken_for, :, columns] = 4
+        return float(masked_loss(logits, label, known))
+
+    for taken_for in (1, 2):
+        assert wrong(taken_for, slice(2, 6)) > wrong(taken_for, slice(10, 14)) + 0.02
 
 
 def test_bits_are_planes():

@@ -177,11 +177,11 @@ def _pair(table: Path, number: int, row: dict[str, str]) -> Pair:
             continue
         known |= np.uint8(1 << bit)
         if cell != "none":
-            label[_mask(table.parent / cell, path, label.shape, where)] |= 1 << bit
+            label[_mask(table.parent / cell, path, label.shape, where, name)] |= 1 << bit
     under_ink = (label & _bit("pen")) > 0
     known[under_ink] &= ~(_bit("tissue") | _bit("fold"))
     if ignored := (row.get("ignore") or "").strip():
-        known[_mask(table.parent / ignored, path, label.shape, where)] = 0
+        known[_mask(table.parent / ignored, path, label.shape, where, "ignore")] = 0
     try:
         mpp = float(row.get("mpp") or 8.0)
     except ValueError as err:
@@ -196,8 +196,14 @@ def _bit(name: str) -> np.uint8:
     return np.uint8(1 << CLASSES.index(name))
 
 
-def _mask(path: Path, image: Path, shape: tuple[int, ...], where: str) -> NDArray[np.bool_]:
-    """A mask or outlines, read as those that a user gives for a slide, at the image's size."""
+def _mask(
+    path: Path, image: Path, shape: tuple[int, ...], where: str, name: str
+) -> NDArray[np.bool_]:
+    """A mask or outlines, read as those that a user gives for a slide, at the image's size.
+
+    Of a file with outlines classified `Pen`, `Edge` or `Fold`, the column of that name takes these
+    and `tissue` takes the others. A file without them is all of the column in which it stands.
+    """
     size = Size(shape[1], shape[0])
     info = SlideInfo(
         id=image.name, uri=str(image), reader="image", reader_reason="", vendor=None, size0=size,
@@ -205,9 +211,16 @@ def _mask(path: Path, image: Path, shape: tuple[int, ...], where: str) -> NDArra
         bounds0=Box(0, 0, size.width, size.height), fingerprint="",
     )  # fmt: skip
     try:
-        mask = given_tissue(path, info, 1.0).mask
+        given = given_tissue(path, info, 1.0)
     except TissueInputError as err:
         raise ManifestError(f"{where}: {err.message}", hint=err.hint) from err
+    beside = getattr(given, name) if name in ("pen", "edge", "fold") else None
+    mask = beside if beside is not None and beside.any() else given.mask
+    if not mask.any():
+        raise ManifestError(
+            f"{where}: {path.name} marks no {name}.",
+            hint="Write `none` where there is none; leave the cell empty where it is unknown.",
+        )
     if mask.shape != shape[:2]:
         enlarged = cv2.resize(
             mask.astype(np.uint8), (size.width, size.height), interpolation=cv2.INTER_NEAREST
