@@ -14,6 +14,7 @@ from wsiprep.grid.config import GridConfig
 from wsiprep.slide.config import SlideConfig
 from wsiprep.tasks.output_config import OutputSettings
 from wsiprep.tissue.config import TissueConfig
+from wsiprep.tissue.presets import PATCH_PRESETS
 
 __all__ = [
     "CoordsConfig",
@@ -170,7 +171,14 @@ def stages(cfg: AnyConfig) -> Stages:
         case EmbedConfig():
             return Stages(choice=cfg.choice, encoding=cfg.encoding)
         case PrepareConfig():
-            return Stages(cfg.tissue, cfg.patches, None, cfg.encoding)
+            return Stages(cfg.tissue, _patches(cfg), None, cfg.encoding)
+
+
+def _patches(cfg: PrepareConfig) -> GridConfig:
+    """Where patches are placed, with what the preset gives and the user left open."""
+    given = PATCH_PRESETS.get(cfg.tissue.preset, {}) if cfg.tissue.preset else {}
+    unset = {k: v for k, v in given.items() if k not in cfg.patches.model_fields_set}
+    return cfg.patches.model_copy(update=unset) if unset else cfg.patches
 
 
 AnyConfig = SegmentConfig | CoordsConfig | EmbedConfig | PrepareConfig

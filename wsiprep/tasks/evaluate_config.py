@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -46,6 +47,12 @@ class ComparedTissue(TissueConfig):
     )
     """Option of the segmenter of that name or label, or of every one; may be repeated."""
     mask: ClassVar[None] = None  # type: ignore[misc]
+
+    @classmethod
+    def _of_preset(cls, preset: str, segmenter: Any) -> Mapping[str, Any]:
+        """All but the segmenter and its options, which each that is compared takes for itself."""
+        given = super()._of_preset(preset, segmenter)
+        return {k: v for k, v in given.items() if not k.startswith("segmenter")}
 
 
 class EvaluationConfig(ReportSettings):

@@ -96,10 +96,10 @@ def evaluate_tissue(
     """
     began = time.monotonic()
     pairs, notes = find_pairs(cfg.pairs)
-    preset = cfg.tissue.preset_note()
-    notes += [f"{preset}."] if preset else []
     found = candidates(cfg, pairs)
     configs = [_own_settings(cfg, pair) for pair in pairs]
+    told = [own.tissue.preset_note() for own in configs]
+    notes += dict.fromkeys(note for note in told if note)
     check_candidates(found, cfg.tissue)
     if cfg.slide.reader != "auto":
         readers.load(cfg.slide.reader)

@@ -113,7 +113,7 @@ def candidates(cfg: EvaluateTissueConfig, pairs: Sequence[Pair]) -> list[Candida
         found.append(Candidate("predicted", "column"))
     found += [Candidate(_folder_label(f), "run", folder=f) for f in cfg.report.predicted]
     if not found:
-        name = str(TissueConfig.model_fields["segmenter"].default)
+        name = TissueConfig(preset=cfg.tissue.preset).segmenter
         found.append(Candidate(name, "segmenter", name))
     labels = [candidate.label for candidate in found]
     twice = next((label for label in labels if labels.count(label) > 1), None)
@@ -158,8 +158,9 @@ def tissue_of(candidate: Candidate, cfg: ComparedTissue) -> TissueConfig:
         if name not in ("segmenter", "segmenter_option")
     }
     addressed = map(_addressed, cfg.segmenter_option)
-    options = tuple(option for label, option in addressed if label in (None, candidate.label))
-    return TissueConfig(segmenter=candidate.name, segmenter_option=options, **own)
+    if options := tuple(text for label, text in addressed if label in (None, candidate.label)):
+        own["segmenter_option"] = options
+    return TissueConfig(segmenter=candidate.name, **own)
 
 
 def predict(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 from wsiprep.core.config import Settings, flag
-from wsiprep.tissue.presets import PRESETS, Preset
+from wsiprep.tissue.presets import PATCH_PRESETS, PRESETS, Preset
 
 __all__ = ["TissueConfig"]
 
@@ -76,25 +77,37 @@ class TissueConfig(Settings):
         preset = values.get("preset") if isinstance(values, dict) else None
         if not isinstance(preset, str) or preset not in PRESETS:
             return make(values)
-        made = make({**PRESETS[preset], **values})
+        made = make({**cls._of_preset(preset, values.get("segmenter")), **values})
         made.model_fields_set.intersection_update(values)
         return made
+
+    @classmethod
+    def _of_preset(cls, preset: str, segmenter: Any) -> Mapping[str, Any]:
+        """What a preset gives; options of its segmenter only where no other one is chosen."""
+        given = PRESETS[preset]
+        if segmenter in (None, given.get("segmenter")):
+            return given
+        return {k: v for k, v in given.items() if k != "segmenter_option"}
 
     def preset_note(self) -> str | None:
         """What the preset gave, and what was set by the user instead; None without preset."""
         if self.preset is None:
             return None
-        given = PRESETS[self.preset]
+        given = self._of_preset(self.preset, self.segmenter)
         taken = {k: v for k, v in given.items() if k not in self.model_fields_set}
         kept = {k: getattr(self, k) for k in given if k in self.model_fields_set}
+        own = f" Set by you: {_flags(kept)}." if kept else ""
+        beside = _flags(PATCH_PRESETS.get(self.preset, {}))
+        patches = f" Where patches are placed, unless you say: {beside}." if beside else ""
+        return f"preset {self.preset}: {_flags(taken) or 'nothing'}.{own}{patches}"
 
-        def words(values: dict[str, Any]) -> str:
-            return ", ".join(
-                f"--{k.replace('_', '-')} {v:g}"
-                if isinstance(v, float)
-                else f"--{k.replace('_', '-')} {v}"
-                for k, v in values.items()
-            )
 
-        own = f" Set by you: {words(kept)}." if kept else ""
-        return f"preset {self.preset}: {words(taken) or 'nothing'}.{own}"
+def _flags(values: Mapping[str, Any]) -> str:
+    """Settings as they are given on a command line."""
+    each = [
+        (k, v) for k, some in values.items() for v in (some if isinstance(some, tuple) else (some,))
+    ]
+    return ", ".join(
+        f"--{k.replace('_', '-')} {v:g}" if isinstance(v, float) else f"--{k.replace('_', '-')} {v}"
+        for k, v in each
+    )

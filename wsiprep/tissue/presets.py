@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-__all__ = ["PRESETS", "Preset"]
+__all__ = ["PATCH_PRESETS", "PRESETS", "Preset"]
 
 Preset = Literal["biopsy", "resection", "tma", "ihc", "cytology"]
 
@@ -42,17 +42,25 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "min_hole_area": 0.05,
             "smooth": 16.0,
         },
-        # Lone cells and clusters: tiny pieces kept, the whole deposit one section.
+        # Lone cells and clusters, which `net` never saw and takes for dust; the whole deposit is
+        # one section. A cell covers a hundredth of a patch: see PATCH_PRESETS.
         "cytology": {
+            "segmenter": "otsu",
+            "segmenter_option": ("thin_um=4", "close_um=20"),
             "tissue_mpp": 4.0,
-            "min_tissue_area": 0.0005,
-            "min_hole_area": 0.0005,
+            "min_tissue_area": 0.0001,
+            "min_hole_area": 0.0001,
             "holes": "remove",
             "section_gap": 2000.0,
         },
     }
 )
 """Preset -> setting -> value; a setting that is not named keeps its default."""
+
+PATCH_PRESETS: Mapping[Preset, Mapping[str, Any]] = MappingProxyType(
+    {"cytology": {"min_tissue": 0.01}}
+)
+"""What goes with a preset where patches are placed."""
 
 if set(PRESETS) != set(get_args(Preset)):
     raise TypeError("every preset needs its settings")

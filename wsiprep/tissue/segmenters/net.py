@@ -35,11 +35,13 @@ if TYPE_CHECKING:
 
 __all__ = ["VERSION", "Config", "NetSegmenter", "create"]
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same thumbnail would give another mask."""
 
-FINEST_MPP: Final = 5.0
+FINEST_MPP: Final = 6.0
 """Finer thumbnails than this are shrunk to it: the network knows 6 to 32 µm/px."""
+COARSEST_MPP: Final = 32.0
+"""Coarser ones are told of in a note."""
 TILE_PX: Final = 1440
 """Largest side of a tile: its widest layer stays below 32 MiB, from where the C library asks the
 system for every block anew, which costs more than the arithmetic."""
@@ -143,7 +145,12 @@ class NetSegmenter:
             np.ascontiguousarray(logits[..., k] > np.log(chance / (1 - chance)))
             for k, chance in enumerate(chances)
         )
-        return Segmentation(tissue, pen, edge, fold & tissue)
+        notes = (
+            (f"net knows thumbnails of up to {COARSEST_MPP:g} µm/px; this one has {mpp:.3g}.",)
+            if mpp > COARSEST_MPP
+            else ()
+        )
+        return Segmentation(tissue, pen, edge, fold & tissue, notes)
 
     def _logits(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits of every pixel, float32 (h, w, 4), tile by tile."""

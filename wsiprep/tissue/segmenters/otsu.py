@@ -36,7 +36,7 @@ from wsiprep.tissue.segmenters._ink import find_ink
 
 __all__ = ["VERSION", "Config", "OtsuSegmenter", "create"]
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same thumbnail would give another mask."""
 
 Mask = NDArray[np.bool_]
@@ -49,7 +49,7 @@ BLACK = 45
 """Brightest channel of what may be a black border."""
 SMOOTH_UM = 8.0
 SPECK_UM2 = 400.0
-"""Smaller spots are noise even beside others."""
+"""Smaller spots are noise even beside others; less where `thin_um` allows for lone cells."""
 HISTOGRAM_TOP = 0.15
 """Densities above count as this, so that very dark tissue does not pull the threshold up."""
 DRIFT_CELL_UM = 256.0
@@ -130,7 +130,8 @@ class OtsuSegmenter:
         """Threshold with hysteresis, then close lacunae and drop specks and streaks."""
         low = (dye > HYSTERESIS * threshold) & free
         tissue = pieces_with(low, (dye > threshold) & free)
-        tissue = area_at_least(tissue, SPECK_UM2 / mpp**2)
+        speck_um2 = min(SPECK_UM2, np.pi * self.cfg.thin_um**2)
+        tissue = area_at_least(tissue, speck_um2 / mpp**2)
         tissue = close(tissue, self.cfg.close_um / mpp)
         tissue = pieces_with(tissue, erode(tissue, self.cfg.thin_um / mpp))
         return tissue & free

@@ -1,0 +1,124 @@
+"""Each preset does on a picture what it is for."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.tissue import pictures as p
+from tests.tissue.slides import FakeSlide
+from wsiprep.core.errors import ConfigError
+from wsiprep.grid import GridConfig, make_grid
+from wsiprep.tasks.config import PrepareConfig, stages
+from wsiprep.tissue import TissueConfig, detect_tissue
+from wsiprep.tissue.presets import PATCH_PRESETS
+
+MPP = 4.0
+
+
+def slide(*discs_mm, side_mm=6.0, mpp=MPP):
+    """Round pieces of tissue (x, y, diameter, all mm) on glass."""
+    side = round(side_mm * 1000 / mpp)
+    image = p.glass(side, side)
+    where = np.zeros((side, side), np.uint8)
+    for x, y, diameter in discs_mm:
+        place = (round(x * 1000 / mpp), round(y * 1000 / mpp))
+        cv2.circle(where, place, max(1, round(diameter * 500 / mpp)), 1, -1)
+    p.stain(image, where > 0)
+    return FakeSlide(p.finish(image), mpp=mpp)
+
+
+def found(picture, preset, **given):
+    return detect_tissue(picture, TissueConfig(preset=preset, **given)).mask
+
+
+def at(mask, x_mm, y_mm):
+    return bool(mask.mask[round(y_mm * 1000 / mask.mpp), round(x_mm * 1000 / mask.mpp)])
+
+
+def test_biopsies_keep_crumbs():
+    picture = slide((2, 2, 1.0), (4.5, 4.5, 0.18))
+    assert not at(found(picture, None), 4.5, 4.5)
+    assert at(found(picture, "biopsy"), 4.5, 4.5)
+
+
+def test_resections_drop_what_lies_beside():
+    picture = slide((2, 2, 2.0), (4.8, 4.8, 0.5))
+    assert at(found(picture, None), 4.8, 4.8)
+    mask = found(picture, "resection")
+    assert at(mask, 2, 2)
+    assert not at(mask, 4.8, 4.8)
+
+
+def test_cores_of_a_microarray_are_sections():
+    rows = [(x, y, 0.6) for y in (1, 2, 3, 4, 5) for x in (1, 2, 3, 4, 5)]
+    assert found(slide(*rows), "tma").section.max() == len(rows)
+
+
+def test_gaps_between_stained_cells_are_filled_for_ihc():
+    picture = slide((3, 3, 3.0))
+    gap = FakeSlide(picture.pixels.copy(), mpp=MPP)
+    cv2.circle(gap.pixels, (750, 750), 25, p.GLASS, -1)  # 0.03 mm2
+    assert not at(found(gap, None, segmenter="otsu", segmenter_option=("close_um=0",)), 3, 3)
+    assert at(found(gap, "ihc", segmenter="otsu", segmenter_option=("close_um=0",)), 3, 3)
+
+
+def smear(cells, radius_um, seed=0, side_mm=4.0, mpp=1.0):
+    """Lone cells, and which 128 px patches hold most of one."""
+    rng = np.random.default_rng(seed)
+    side = round(side_mm * 1000 / mpp)
+    image = np.full((side, side, 3), 238, np.float32)
+    truth = np.zeros((side, side), np.uint8)
+    for x, y in rng.normal(side / 2, side / 6, (cells, 2)):
+        r = rng.uniform(*radius_um) / mpp
+        cv2.circle(image, (int(x), int(y)), int(r), (200, 180, 215), -1, cv2.LINE_AA)
+        cv2.circle(image, (int(x), int(y)), int(r / 2), (90, 60, 140), -1, cv2.LINE_AA)
+        cv2.circle(truth, (int(x), int(y)), int(r), 1, -1)
+    image = cv2.GaussianBlur(image, (0, 0), 1.0) + rng.normal(0, 2, image.shape)
+    whole = side // 128
+    held = truth[: whole * 128, : whole * 128].reshape(whole, 128, whole, 128).sum((1, 3)) > 60
+    return FakeSlide(np.clip(image, 0, 255).astype(np.uint8), mpp=mpp), held
+
+
+@pytest.mark.parametrize(("cells", "radius_um"), [(600, (6, 12)), (300, (6, 9)), (150, (10, 20))])
+def test_patches_of_cytology_hold_the_cells_and_little_else(cells, radius_um):
+    picture, held = smear(cells, radius_um)
+    mask = found(picture, "cytology")
+    cfg = GridConfig(mpp=1.0, patch_size=128, **PATCH_PRESETS["cytology"])
+    grid = make_grid(picture.info, mask, cfg)
+    kept = np.zeros(grid.shape, bool)
+    kept[grid.cell[:, 0], grid.cell[:, 1]] = True
+    kept = kept[: held.shape[0], : held.shape[1]]
+    assert (kept & held).sum() >= 0.98 * held.sum()
+    assert (kept & ~held).sum() <= 0.1 * held.sum()
+    assert mask.section.max() == 1
+
+
+def test_glass_without_cells_is_empty_for_cytology():
+    assert found(smear(0, (6, 9))[0], "cytology").empty
+
+
+def test_a_preset_reaches_the_patches_unless_told_otherwise():
+    def patches(**given):
+        return stages(PrepareConfig.model_validate(
+            {"inputs": {}, "slide": {}, "run": {"output": "o"}, "encoding": {"encoder": ("lite0",)},
+             "tissue": {"preset": given.pop("preset", None)}, "patches": given}
+        )).patches  # fmt: skip
+
+    assert patches(preset="cytology").min_tissue == 0.01
+    assert patches(preset="cytology", min_tissue=0.2).min_tissue == 0.2
+    assert patches(preset="cytology", min_tissue=0.5).min_tissue == 0.5
+    assert patches(preset="tma") == patches() == GridConfig()
+    assert "--min-tissue 0.01" in TissueConfig(preset="cytology").preset_note()
+
+
+def test_options_of_a_presets_segmenter_go_with_it_alone():
+    cfg = TissueConfig(preset="cytology")
+    assert (cfg.segmenter, cfg.segmenter_option) == ("otsu", ("thin_um=4", "close_um=20"))
+    other = TissueConfig(preset="cytology", segmenter="net")
+    assert (other.segmenter, other.segmenter_option) == ("net", ())
+    assert "thin_um" not in other.preset_note()
+    detect_tissue(slide((2, 2, 1.0)), other)  # whose options would be refused
+    with pytest.raises(ConfigError, match="thin_um"):
+        detect_tissue(slide(), TissueConfig(segmenter="net", segmenter_option=("thin_um=4",)))
