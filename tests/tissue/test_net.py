@@ -78,6 +78,22 @@ def test_fat_is_tissue(segmenter):
     assert p.iou(found.tissue, truth) > 0.9
 
 
+def test_black_frames_are_neither_ink_nor_tissue(segmenter):
+    image = p.glass()
+    truth = p.ellipse(image.shape[:2], (0.55, 0.5), (0.25, 0.25))
+    p.stain(image, truth)
+    frame = np.zeros(truth.shape, bool)
+    frame[:, :50] = frame[-30:] = True
+    image[frame] = 6
+    found = segmenter.segment(p.finish(cv2.GaussianBlur(image, (0, 0), 1.0)), p.MPP)
+    for seen in (found.tissue, found.pen, found.edge):
+        assert not (seen & frame).any()
+    assert p.iou(found.tissue, truth) > 0.93
+    whole = cv2.copyMakeBorder(p.finish(image), 0, 0, 0, 3, cv2.BORDER_REPLICATE)
+    finer = segmenter.segment(cv2.resize(whole, None, fx=2, fy=2), p.MPP / 2)
+    assert not finer.pen[:, :90].any()
+
+
 @pytest.mark.parametrize("rgb", [(241, 240, 242), (255, 255, 255), (228, 226, 215)])
 def test_glass_is_empty(segmenter, rgb):
     found = segmenter.segment(p.finish(p.glass(rgb=rgb)), p.MPP)

@@ -10,15 +10,19 @@ the opponent axes, however dark they are; every dye of histology moves along the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiprep.tissue.regions import area_at_least, dilate, label
+
 __all__ = [
     "DARK_NOTE",
     "Density",
     "Glass",
+    "black_border",
     "dark_background",
     "densities",
     "find_glass",
@@ -37,6 +41,8 @@ _OPPONENT = np.array(
     ],
     dtype=np.float32,
 )
+BLACK = 45
+"""Brightest channel of what may be a black border."""
 MIN_GLASS_LUMA = 140
 MAX_GLASS_CAST = 0.13
 """Opponent length of glass against a white light; a strong yellow cast has some 0.09."""
@@ -209,3 +215,38 @@ def dark_background(thumbnail: NDArray[np.uint8]) -> bool:
     """Whether this looks like fluorescence: mostly dark, and hardly any bright pixel."""
     luma = cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY)
     return bool((luma < 60).mean() > 0.5 and (luma > 130).mean() < 0.02)
+
+
+def black_border(thumbnail: NDArray[np.uint8], mpp: float) -> Mask:
+    """Black that frames the scan: long stretches of the image's border, or no light at all.
+
+    Args:
+        thumbnail: uint8 (h, w, 3) RGB.
+        mpp: Its µm/px.
+
+    Returns:
+        bool (h, w).
+    """
+    red, green, blue = cv2.split(thumbnail)
+    brightest = cv2.max(cv2.max(red, green), blue)
+    dark = brightest <= BLACK
+    h, w = dark.shape
+    if not dark.any():
+        return dark
+    # A pen stroke may run off the image; it touches a short stretch of border only.
+    least = max(1.0, 0.1 * min(h, w))
+    frame = np.zeros_like(dark)
+    if _rim(dark).sum() >= least:
+        count, labels = label(dark)
+        along = np.bincount(_rim(labels), minlength=count)
+        along[0] = 0
+        frame = (along >= least)[labels]
+    unlit = area_at_least(brightest <= 8, 4000.0 / mpp**2)
+    black = frame | unlit
+    # The lens blurs the edge of a border over some pixels, and JPEG rings around it.
+    return dilate(black, max(2.0, 24.0 / mpp)) if black.any() else black
+
+
+def _rim(plane: NDArray[Any]) -> NDArray[Any]:
+    """The outermost pixels, each once."""
+    return np.concatenate([plane[0], plane[-1], plane[1:-1, 0], plane[1:-1, -1]])

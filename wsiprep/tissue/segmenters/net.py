@@ -28,7 +28,7 @@ from wsiprep.core.config import Settings
 from wsiprep.core.contracts import Segmenter
 from wsiprep.core.errors import WeightsError
 from wsiprep.core.types import Segmentation
-from wsiprep.tissue.segmenters._colour import DARK_NOTE, dark_background
+from wsiprep.tissue.segmenters._colour import DARK_NOTE, black_border, dark_background
 
 if TYPE_CHECKING:
     from wsiprep.tissue.network import TissueNet
@@ -145,6 +145,10 @@ class NetSegmenter:
             np.ascontiguousarray(logits[..., k] > np.log(chance / (1 - chance)))
             for k, chance in enumerate(chances)
         )
+        black = black_border(picture, max(mpp, FINEST_MPP))
+        if black.any():  # a frame of the scan is neither tissue nor ink
+            free = ~_of_shape(black, (h, w))
+            tissue, pen, edge = tissue & free, pen & free, edge & free
         notes = (
             (f"net knows thumbnails of up to {COARSEST_MPP:g} µm/px; this one has {mpp:.3g}.",)
             if mpp > COARSEST_MPP
@@ -169,6 +173,13 @@ class NetSegmenter:
                 box = out[rows.start + top : rows.stop, cols.start + left : cols.stop]
                 box[...] = full[top : top + box.shape[0], left : left + box.shape[1]]
         return out
+
+
+def _of_shape(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    if mask.shape == shape:
+        return mask
+    size = shape[::-1]
+    return np.asarray(cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0)
 
 
 def _tiles(h: int, w: int) -> Iterator[tuple[slice, slice, tuple[int, int]]]:

@@ -22,11 +22,12 @@ from pydantic import Field
 from wsiprep.core.config import Settings
 from wsiprep.core.contracts import Segmenter
 from wsiprep.core.types import Segmentation
-from wsiprep.tissue.regions import area_at_least, close, dilate, erode, label, pieces_with
+from wsiprep.tissue.regions import area_at_least, close, erode, pieces_with
 from wsiprep.tissue.segmenters._colour import (
     DARK_NOTE,
     Density,
     Glass,
+    black_border,
     dark_background,
     densities,
     find_glass,
@@ -45,8 +46,6 @@ CEILING = 0.025
 """Highest threshold: pale eosin and the septa of fat lie about here."""
 HYSTERESIS = 0.6
 """Paler pixels count down to this share of the threshold, where they hang on to tissue."""
-BLACK = 45
-"""Brightest channel of what may be a black border."""
 SMOOTH_UM = 8.0
 SPECK_UM2 = 400.0
 """Smaller spots are noise even beside others; less where `thin_um` allows for lone cells."""
@@ -89,7 +88,7 @@ class OtsuSegmenter:
         """
         thumbnail = np.ascontiguousarray(thumbnail)
         nothing = np.zeros(thumbnail.shape[:2], dtype=np.bool_)
-        black = _black_border(thumbnail, mpp)
+        black = black_border(thumbnail, mpp)
         if dark_background(thumbnail):
             return Segmentation(nothing, nothing.copy(), notes=(DARK_NOTE,))
         glass = find_glass(thumbnail, ~black)
@@ -135,26 +134,6 @@ class OtsuSegmenter:
         tissue = close(tissue, self.cfg.close_um / mpp)
         tissue = pieces_with(tissue, erode(tissue, self.cfg.thin_um / mpp))
         return tissue & free
-
-
-def _black_border(thumbnail: NDArray[np.uint8], mpp: float) -> Mask:
-    """Black that frames the scan: long stretches of the image's border, or no light at all."""
-    red, green, blue = cv2.split(thumbnail)
-    brightest = cv2.max(cv2.max(red, green), blue)
-    dark = brightest <= BLACK
-    h, w = dark.shape
-    if not dark.any():
-        return dark
-    count, labels = label(dark)
-    rim = np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])
-    along = np.bincount(rim, minlength=count)
-    along[0] = 0
-    # A pen stroke may run off the image; it touches a short stretch of border only.
-    frame = (along >= max(1.0, 0.1 * min(h, w)))[labels]
-    unlit = area_at_least(brightest <= 8, 4000.0 / mpp**2)
-    black = frame | unlit
-    # The lens blurs the edge of a border over some pixels, and JPEG rings around it.
-    return dilate(black, max(2.0, 24.0 / mpp)) if black.any() else black
 
 
 def _notes(tissue: Mask, ink: Mask, mpp: float) -> tuple[str, ...]:
