@@ -16,17 +16,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiprep.tissue.regions import area_at_least, dilate, label
+from wsiprep.tissue.regions import dilate, label
 
 __all__ = [
     "DARK_NOTE",
     "Density",
     "Glass",
-    "black_border",
+    "black_frame",
+    "brightest",
     "dark_background",
     "densities",
     "find_glass",
     "level_background",
+    "with_blur",
 ]
 
 Mask = NDArray[np.bool_]
@@ -217,33 +219,35 @@ def dark_background(thumbnail: NDArray[np.uint8]) -> bool:
     return bool((luma < 60).mean() > 0.5 and (luma > 130).mean() < 0.02)
 
 
-def black_border(thumbnail: NDArray[np.uint8], mpp: float) -> Mask:
-    """Black that frames the scan: long stretches of the image's border, or no light at all.
+def black_frame(thumbnail: NDArray[np.uint8], mpp: float) -> Mask:
+    """Black that frames the scan: what reaches along a tenth of the picture's border.
 
     Args:
         thumbnail: uint8 (h, w, 3) RGB.
         mpp: Its µm/px.
 
     Returns:
-        bool (h, w).
+        bool (h, w), with its blurred edge.
     """
-    red, green, blue = cv2.split(thumbnail)
-    brightest = cv2.max(cv2.max(red, green), blue)
-    dark = brightest <= BLACK
-    h, w = dark.shape
-    if not dark.any():
-        return dark
+    dark = brightest(thumbnail) <= BLACK
     # A pen stroke may run off the image; it touches a short stretch of border only.
-    least = max(1.0, 0.1 * min(h, w))
-    frame = np.zeros_like(dark)
-    if _rim(dark).sum() >= least:
-        count, labels = label(dark)
-        along = np.bincount(_rim(labels), minlength=count)
-        along[0] = 0
-        frame = (along >= least)[labels]
-    unlit = area_at_least(brightest <= 8, 4000.0 / mpp**2)
-    black = frame | unlit
-    # The lens blurs the edge of a border over some pixels, and JPEG rings around it.
+    least = max(1.0, 0.1 * min(dark.shape))
+    if _rim(dark).sum() < least:
+        return np.zeros_like(dark)
+    count, labels = label(dark)
+    along = np.bincount(_rim(labels), minlength=count)
+    along[0] = 0
+    return with_blur((along >= least)[labels], mpp)
+
+
+def brightest(thumbnail: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The brightest channel of each pixel, uint8 (h, w)."""
+    red, green, blue = cv2.split(thumbnail)
+    return np.asarray(cv2.max(cv2.max(red, green), blue), np.uint8)
+
+
+def with_blur(black: Mask, mpp: float) -> Mask:
+    """The lens blurs the edge of a border over some pixels, and JPEG rings around it."""
     return dilate(black, max(2.0, 24.0 / mpp)) if black.any() else black
 
 

@@ -28,7 +28,7 @@ from wsiprep.core.config import Settings
 from wsiprep.core.contracts import Segmenter
 from wsiprep.core.errors import WeightsError
 from wsiprep.core.types import Segmentation
-from wsiprep.tissue.segmenters._colour import DARK_NOTE, black_border, dark_background
+from wsiprep.tissue.segmenters._colour import DARK_NOTE, black_frame, dark_background
 
 if TYPE_CHECKING:
     from wsiprep.tissue.network import TissueNet
@@ -145,8 +145,8 @@ class NetSegmenter:
             np.ascontiguousarray(logits[..., k] > np.log(chance / (1 - chance)))
             for k, chance in enumerate(chances)
         )
-        black = black_border(picture, max(mpp, FINEST_MPP))
-        if black.any():  # a frame of the scan is neither tissue nor ink
+        black = black_frame(picture, max(mpp, FINEST_MPP))
+        if black.any():
             free = ~_of_shape(black, (h, w))
             tissue, pen, edge = tissue & free, pen & free, edge & free
         notes = (

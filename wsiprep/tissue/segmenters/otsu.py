@@ -27,11 +27,13 @@ from wsiprep.tissue.segmenters._colour import (
     DARK_NOTE,
     Density,
     Glass,
-    black_border,
+    black_frame,
+    brightest,
     dark_background,
     densities,
     find_glass,
     level_background,
+    with_blur,
 )
 from wsiprep.tissue.segmenters._ink import find_ink
 
@@ -46,6 +48,8 @@ CEILING = 0.025
 """Highest threshold: pale eosin and the septa of fat lie about here."""
 HYSTERESIS = 0.6
 """Paler pixels count down to this share of the threshold, where they hang on to tissue."""
+UNLIT = 8
+"""Brightest channel of what no light came through, wherever it lies."""
 SMOOTH_UM = 8.0
 SPECK_UM2 = 400.0
 """Smaller spots are noise even beside others; less where `thin_um` allows for lone cells."""
@@ -88,7 +92,8 @@ class OtsuSegmenter:
         """
         thumbnail = np.ascontiguousarray(thumbnail)
         nothing = np.zeros(thumbnail.shape[:2], dtype=np.bool_)
-        black = black_border(thumbnail, mpp)
+        unlit = area_at_least(brightest(thumbnail) <= UNLIT, 4000.0 / mpp**2)
+        black = black_frame(thumbnail, mpp) | with_blur(unlit, mpp)
         if dark_background(thumbnail):
             return Segmentation(nothing, nothing.copy(), notes=(DARK_NOTE,))
         glass = find_glass(thumbnail, ~black)
