@@ -39,6 +39,18 @@ def test_saved_weights_come_back(tiny_vit_b, tmp_path, wrapped):
     assert np.abs(loaded.logits - other.logits).max() > 1e-3
 
 
+def test_weights_that_are_compared_are_read_once_each(tiny_vit_b, tmp_path):
+    options = []
+    for seed in (0, 1):
+        path = tmp_path / f"{seed}.safetensors"
+        save_file(tiny_sam(seed).state_dict(), path)
+        options.append(sam.Config(checkpoint=str(path), device="cpu"))
+    slides = [[sam.create(cfg).predictor for cfg in options] for _ in range(3)]
+    assert sam._network.cache_info().misses == 2
+    assert slides[0][0] is not slides[0][1]
+    assert slides[0] == slides[1] == slides[2]
+
+
 def test_the_key_knows_weights_by_content(tmp_path):
     info = make_info()
     first, copy = tmp_path / "a.pth", tmp_path / "b.pth"

@@ -177,6 +177,21 @@ def test_a_network_is_read_back(tmp_path):
     torch.testing.assert_close(got, wanted, rtol=0.02, atol=0.02)  # half precision
 
 
+def test_weights_that_are_compared_are_read_once_each(tmp_path):
+    options = []
+    for name in "ab":
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(network_bytes(small_network(), {"name": name}))
+        options.append(net.Config(weights=path))
+    net._network.cache_clear()
+    slides = [[net.create(cfg)._network for cfg in options] for _ in range(3)]
+    assert net._network.cache_info().misses == 2
+    assert slides[0][0] is not slides[0][1]
+    assert all(
+        one is two for again in slides[1:] for one, two in zip(again, slides[0], strict=True)
+    )
+
+
 def said(words, **other):
     return {"wsiprep": json.dumps({**words, **other})}
 

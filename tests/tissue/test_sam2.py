@@ -193,6 +193,18 @@ def test_saved_weights_come_back_as_atlaspatch_saves_them(tiny, tmp_path):
     assert one.tissue.shape == (80, 100)
 
 
+def test_weights_that_are_compared_are_read_once_each(tiny, tmp_path):
+    options = []
+    for seed in (4, 5):
+        path = tmp_path / f"{seed}.pth"
+        torch.save({"model": build_tiny(seed=seed).state_dict()}, path)
+        options.append(sam2.Config(checkpoint=str(path), device="cpu"))
+    slides = [[sam2.create(cfg).predictor for cfg in options] for _ in range(3)]
+    assert sam2._network.cache_info().misses == 2
+    assert slides[0][0] is not slides[0][1]
+    assert slides[0] == slides[1] == slides[2]
+
+
 def test_weights_of_another_network_are_refused(tmp_path):
     """The real Hiera-tiny takes no tiny network, nor one that names things otherwise."""
     path = tmp_path / "model.pt"

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tissue.tiny_sam import tiny_sam
 from wsiprep.core.errors import ConfigError, ManifestError, WeightsError
 from wsiprep.synth.thumbnails import CLASSES
 from wsiprep.tissue.network import load_network
 from wsiprep.train.tissue import TissueTraining, train_tissue
 from wsiprep.train.tissue.data import Thumbnails, read_pairs, read_textures
+from wsiprep.train.tissue.framing import Pieces
 from wsiprep.train.tissue.losses import class_bits, masked_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def _few_to_validate(monkeypatch):
-    monkeypatch.setattr("wsiprep.train.tissue.loop.VALIDATION_COUNT", 4)
+    monkeypatch.setattr("wsiprep.train.tissue.validate.VALIDATION_COUNT", {"net": 4, "sam": 4})
 
 
 def config(folder, **own):
@@ -36,7 +36,7 @@ def config(folder, **own):
 
 
 def test_thumbnail_i_is_always_the_same():
-    one, two = (Thumbnails(3, 10, 64, ["he", "pas"]) for _ in range(2))
+    one, two = (Thumbnails(3, 10, Pieces(64), ["he", "pas"]) for _ in range(2))
     for a, b in zip(one[4], two[4], strict=True):
         torch.testing.assert_close(a, b)
     assert not torch.equal(one[4][0], one[5][0])
@@ -156,7 +156,7 @@ def test_tables_that_cannot_be_used_are_refused(tmp_path, row, says):
 def test_real_pairs_come_up_as_often_as_asked(tmp_path):
     pictures(tmp_path)
     pairs = read_pairs(table(tmp_path, {"image": "a.png", "tissue": "t.png"}))
-    series = Thumbnails(1, 60, 64, ["he"], pairs, real_share=0.5)
+    series = Thumbnails(1, 60, Pieces(64), ["he"], pairs, real_share=0.5)
     known = [bool((series[k][2] & 0b1000).any()) for k in range(60)]  # folds: unknown in pairs
     assert 15 < sum(known) < 45
     assert all(series[k][0].shape == (3, 64, 64) for k in range(20))
@@ -290,28 +290,6 @@ def test_stains_that_there_are_not(tmp_path):
 
     with pytest.raises(ConfigError, match="no stain to draw"):
         train_tissue(config(tmp_path, leave_out=tuple(STAINS)))
-
-
-def test_sam_is_tuned_and_kept_whole(tmp_path, monkeypatch):
-    """The real modules of SAM at a tiny size; nothing is said of how well it does."""
-    from wsiprep.train.sam_tuning import Tuning
-    from wsiprep.train.tissue import loop
-    from wsiprep.train.tissue.sam import SamStudent
-
-    sam = tiny_sam()
-    before = {name: value.clone() for name, value in sam.state_dict().items()}
-    monkeypatch.setattr(loop, "_student", lambda cfg: SamStudent(sam, "vit_b", Tuning(), cfg.seed))
-    done = train_tissue(config(tmp_path, model="sam", steps=3, validate_every=3))
-    assert set(done.scores) == {"drawn/tissue", "unseen/tissue"}
-    changed = {name for name, value in sam.state_dict().items()
-               if not torch.equal(value, before[name])}  # fmt: skip
-    frozen = {name for name in before if "attn.qkv" in name or "patch_embed" in name}
-    assert changed
-    assert not changed & frozen
-    from safetensors.torch import load_file
-
-    assert set(load_file(done.network)) == set(before)
-    assert "--segmenter sam" in done.use
 
 
 def test_sam_needs_weights(tmp_path):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from segment_anything.modeling import Sam
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from wsiprep.core.errors import PluginUnavailableError
 from wsiprep.tissue.sam_frame import fit_to_frame
@@ -29,6 +31,7 @@ __all__ = [
     "Target",
     "Tuning",
     "choose_parameters",
+    "compute_anew",
     "dice_bce",
     "forward",
     "iou_error",
@@ -89,6 +92,23 @@ def choose_parameters(sam: Sam, tuning: Tuning) -> dict[str, nn.Parameter]:
     return {name: p for name, p in sam.named_parameters() if p.requires_grad}
 
 
+def compute_anew(sam: Sam) -> None:
+    """Keep no activations of the image encoder's blocks, in place; gradients stay as they are.
+
+    Of each block its input alone is kept, and the rest computed once more on the way back.
+
+    Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016.
+
+    Args:
+        sam: The network. Its weights and their names stay as they are.
+    """
+    for block in sam.image_encoder.blocks:
+        # Nothing in a block is drawn by lot, so no state of a generator need be restored.
+        block.forward = partial(
+            checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
+        )
+
+
 def forward(
     sam: Sam,
     thumbnails: Sequence[NDArray[np.uint8]],
@@ -96,6 +116,7 @@ def forward(
     points: Sequence[tuple[NDArray[np.float32], NDArray[np.int32]] | None],
     *,
     multimask: bool = False,
+    bfloat16: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Masks with gradients, from the same input that the segmenter `sam` gives the network.
 
@@ -107,15 +128,19 @@ def forward(
         points: For each float32 (n, 2) pixels x, y and int32 (n,) labels, 1 on tissue and 0 off
             it, or None.
         multimask: The three masks of an ambiguous prompt instead of the one mask.
+        bfloat16: Products and convolutions of the image encoder in bfloat16, where nearly all
+            memory goes. Prompts and the mask decoder stay in float32: eight bits do not tell
+            where a point is.
 
     Returns:
-        Logits (B, C, L, L) over the padded square of the input, L a quarter of its side at a
-        patch size of 16, and the predicted IoU (B, C); C is 3 with `multimask`, else 1.
+        float32 (B, C, L, L), logits over the padded square of the input, L a quarter of its side at
+        a patch size of 16, and (B, C), the predicted IoU; C is 3 with `multimask`, else 1.
     """
     none = (np.empty((0, 2), np.float32), np.empty(0, np.int32))
-    embedded = sam.image_encoder(
-        torch.stack([sam.preprocess(framed(sam, image)) for image in thumbnails])
-    )
+    pixels = torch.stack([sam.preprocess(framed(sam, image)) for image in thumbnails])
+    with torch.autocast(sam.device.type, torch.bfloat16, enabled=bfloat16):
+        embedded = sam.image_encoder(pixels)
+    embedded = embedded.float()
     logits, ious = [], []
     for image, embedding, box, told in zip(thumbnails, embedded, boxes, points, strict=True):
         prompt = Prompts(box, *(none if told is None else told))

@@ -16,9 +16,20 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = ["HUB", "file_sha256", "find_checkpoint", "pick_device", "put_weights", "read_state"]
+__all__ = [
+    "HUB",
+    "NETWORKS_KEPT",
+    "file_sha256",
+    "find_checkpoint",
+    "pick_device",
+    "put_weights",
+    "read_state",
+]
 
 HUB = "hf-hub:"
+NETWORKS_KEPT = 4
+"""Networks of a segmenter that stay loaded in a process. A comparison of several weights asks for
+each again at every slide; more would hold memory that nobody asks for again."""
 SHOWN = 4
 
 

@@ -28,6 +28,7 @@ from wsiprep.core.config import Settings
 from wsiprep.core.contracts import Segmenter
 from wsiprep.core.errors import WeightsError
 from wsiprep.core.types import Segmentation
+from wsiprep.tissue.segmenters._checkpoint import NETWORKS_KEPT
 from wsiprep.tissue.segmenters._colour import DARK_NOTE, black_frame, dark_background
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _sha256(path: Path) -> str:
         raise _unusable(path, f"cannot be read: {err.strerror}") from err
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=NETWORKS_KEPT)
 def _network(path: str, sha256: str) -> TissueNet:
     from wsiprep.tissue.network import load_network
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from wsiprep.core.contracts import Segmenter
 from wsiprep.tissue.segmenters._checkpoint import (
     HUB,
+    NETWORKS_KEPT,
     file_sha256,
     find_checkpoint,
     pick_device,
@@ -79,7 +80,7 @@ def create(cfg: Config) -> Segmenter:
     return PromptedSegmenter(cfg, "SAM", network)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=NETWORKS_KEPT)
 def _network(path: str, sha256: str, model: str, device: str) -> SamNetwork:
     """The network with its weights: read once, for all slides."""
     from wsiprep.tissue.segmenters._sam_network import load_sam

@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from wsiprep.core.contracts import Segmenter
-from wsiprep.tissue.segmenters._checkpoint import HUB, file_sha256, find_checkpoint, pick_device
+from wsiprep.tissue.segmenters._checkpoint import (
+    HUB,
+    NETWORKS_KEPT,
+    file_sha256,
+    find_checkpoint,
+    pick_device,
+)
 from wsiprep.tissue.segmenters._prompted import PromptedConfig, PromptedSegmenter
 
 if TYPE_CHECKING:
@@ -82,7 +88,7 @@ def _repository(model: str) -> str:
     return f"{HUB}facebook/sam2.1-hiera-{model.replace('_', '-')}"
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=NETWORKS_KEPT)
 def _network(path: str, sha256: str, model: str, device: str) -> Sam2Network:
     """The network with its weights: read once, for all slides."""
     from wsiprep.tissue.segmenters._sam2_network import load_sam2

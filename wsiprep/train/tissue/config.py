@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -11,6 +11,27 @@ from wsiprep.core.config import Settings, flag
 from wsiprep.synth.thumbnails.stains import HELD_OUT
 
 __all__ = ["TissueTraining", "TrainTissueConfig"]
+
+
+class _Own(NamedTuple):
+    """What suits a model where nothing else is asked for."""
+
+    learning_rate: float
+    batch_size: int
+    real_share: float
+
+
+_OWN: Final = {
+    "net": _Own(learning_rate=3e-3, batch_size=16, real_share=0.1),
+    # A whole thumbnail holds some 1.1 GiB with vit_b and 1.9 with vit_h (float32 activations), and
+    # about as much again while gradients are made. What is drawn has no end, for a network from
+    # scratch; one that others have trained is to be tuned to true slides.
+    "sam": _Own(learning_rate=1e-4, batch_size=4, real_share=1.0),
+}
+
+
+def _by_model(name: str) -> str:
+    return " and ".join(f"{getattr(own, name):g} for {model}" for model, own in _OWN.items())
 
 
 class TissueTraining(Settings):
@@ -31,22 +52,30 @@ class TissueTraining(Settings):
     """Rank of LoRA updates of the image encoder's attention, for sam; 0 for none."""
     data: Path | None = None
     """CSV of real thumbnails: image, and any of tissue, pen, edge, fold (masks as PNG or TIFF, or
-    GeoJSON in pixels of the image), mpp, split (train, val). A class without a mask is unknown."""
+    GeoJSON in pixels of the image), mpp, split (train, val). A class without a mask is unknown; sam
+    takes the rows with tissue."""
     textures: Path | None = None
     """Folder of pictures of tissue and nothing else, whose colours drawn tissue may take."""
     steps: int = Field(default=4500, ge=1)
     """Steps of the optimiser."""
-    batch_size: int = Field(default=16, ge=1)
-    """Thumbnails a step."""
+    batch_size: int | None = Field(
+        default=None, ge=1,
+        description=f"Thumbnails a step; without it {_by_model('batch_size')}.",
+    )  # fmt: skip
     crop_px: int = Field(default=256, ge=64, multiple_of=32)
-    """Side of the pictures trained on."""
-    learning_rate: float | None = Field(default=None, gt=0)
-    """Highest learning rate, by default 3e-3 for net and 1e-4 for sam; it rises over the first 200
-    steps and falls as a cosine."""
+    """Side of the pieces that net is trained on; sam is trained on whole thumbnails."""
+    learning_rate: float | None = Field(
+        default=None, gt=0,
+        description="Highest learning rate; it rises over the first 200 steps and falls as a"
+        f" cosine. Without it {_by_model('learning_rate')}.",
+    )  # fmt: skip
     weight_decay: float = Field(default=1e-4, ge=0)
     """Of AdamW."""
-    real_share: float = Field(default=0.1, ge=0, le=1)
-    """Share of real thumbnails among those trained on, where `data` has any."""
+    real_share: float | None = Field(
+        default=None, ge=0, le=1,
+        description="Share of real thumbnails among those trained on, where `data` has any to"
+        f" train on; the others are drawn. Without it {_by_model('real_share')}.",
+    )  # fmt: skip
     leave_out: tuple[str, ...] = HELD_OUT
     """Stains not drawn for training; kept to see how unseen ones are read."""
     validate_every: int = Field(default=500, ge=1)
@@ -63,7 +92,29 @@ class TissueTraining(Settings):
     @property
     def peak_rate(self) -> float:
         """The learning rate that is used."""
-        return self.learning_rate or {"net": 3e-3, "sam": 1e-4}[self.model]
+        given = self.learning_rate
+        return _OWN[self.model].learning_rate if given is None else given
+
+    @property
+    def thumbnails_a_step(self) -> int:
+        """The batch size that is used."""
+        given = self.batch_size
+        return _OWN[self.model].batch_size if given is None else given
+
+    @property
+    def share_of_real(self) -> float:
+        """The share of real thumbnails that is used where there are any."""
+        given = self.real_share
+        return _OWN[self.model].real_share if given is None else given
+
+    def canonical(self) -> dict[str, Any]:
+        """Values as they are used, of what is left to the model as well."""
+        used = {
+            "learning_rate": self.peak_rate,
+            "batch_size": self.thumbnails_a_step,
+            "real_share": self.share_of_real,
+        }
+        return {**super().canonical(), **used}
 
 
 class TrainTissueConfig(Settings):

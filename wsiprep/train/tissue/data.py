@@ -20,8 +20,9 @@ from wsiprep.synth.thumbnails.draw import draw_scene
 from wsiprep.synth.thumbnails.labels import CLASSES, Thumbnail
 from wsiprep.synth.thumbnails.scene import sample_scene
 from wsiprep.tissue.given import given_tissue
+from wsiprep.train.tissue.framing import Framing
 
-__all__ = ["Pair", "Thumbnails", "read_pairs", "read_textures"]
+__all__ = ["Pair", "Sample", "Thumbnails", "read_pairs", "read_textures", "sample_of"]
 
 Sample = tuple[Tensor, Tensor, Tensor]
 """uint8 (3, h, w) RGB; uint8 (h, w) labels; uint8 (h, w) which of them are known."""
@@ -50,7 +51,7 @@ class Thumbnails(Dataset[Sample]):
     Args:
         seed: Of the series.
         count: How many there are.
-        crop_px: Side.
+        framing: What part of a thumbnail is shown, and at what size.
         stains: Stains that are drawn.
         pairs: Real thumbnails.
         real_share: Their share.
@@ -61,13 +62,13 @@ class Thumbnails(Dataset[Sample]):
         self,
         seed: int,
         count: int,
-        crop_px: int,
+        framing: Framing,
         stains: Sequence[str],
         pairs: Sequence[Pair] = (),
         real_share: float = 0.0,
         textures: Sequence[NDArray[np.uint8]] = (),
     ) -> None:
-        self.seed, self.count, self.crop_px = seed, count, crop_px
+        self.seed, self.count, self.framing = seed, count, framing
         self.stains, self.textures = tuple(stains), tuple(textures)
         self.pairs, self.real_share = tuple(pairs), real_share if pairs else 0.0
 
@@ -80,50 +81,24 @@ class Thumbnails(Dataset[Sample]):
             raise IndexError(index)
         rng = np.random.default_rng([self.seed, index, _REAL_DOMAIN])
         if rng.random() < self.real_share:
-            made = _varied(rng, self.pairs[int(rng.integers(len(self.pairs)))], self.crop_px)
+            pair = self.pairs[int(rng.integers(len(self.pairs)))]
+            made = self.framing.varied(rng, pair.thumbnail)
         else:
             scene = sample_scene(self.seed * _SCENE_STRIDE + index, self.stains)
-            made = draw_scene(scene, (self.crop_px, self.crop_px), self.textures)
+            made = draw_scene(scene, self.framing.drawn_shape(rng), self.textures)
         turned = [
             np.ascontiguousarray(np.rot90(a, int(k)) if not flip else np.rot90(a, int(k))[:, ::-1])
             for flip, k in [(rng.random() < 0.5, rng.integers(4))]
             for a in (made.pixels, made.label, made.known)
         ]
-        return (
-            from_numpy(turned[0]).permute(2, 0, 1).contiguous(),
-            from_numpy(turned[1]),
-            from_numpy(turned[2]),
-        )
+        return sample_of(*turned)
 
 
-def _varied(rng: np.random.Generator, pair: Pair, side: int) -> Thumbnail:
-    """A part of a real thumbnail, at another scale and with other light; glass beyond it."""
-    pixels, label, known = pair.thumbnail.pixels, pair.thumbnail.label, pair.thumbnail.known
-    scale = float(np.exp(rng.uniform(np.log(0.5), np.log(1.6))))
-    size = (round(label.shape[1] * scale), round(label.shape[0] * scale))
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    picture = _framed(cv2.resize(pixels, size, interpolation=how), side)
-    label, known = (
-        _framed(cv2.resize(plane, size, interpolation=cv2.INTER_NEAREST), side)
-        for plane in (label, known)
-    )
-    y = int(rng.integers(0, label.shape[0] - side + 1))
-    x = int(rng.integers(0, label.shape[1] - side + 1))
-    box = (slice(y, y + side), slice(x, x + side))
-    light = picture[box] * np.exp(rng.normal(0, 0.04, 3))
-    light = 255 * (np.clip(light, 0, 255) / 255) ** np.exp(rng.normal(0, 0.15))
-    light += rng.normal(0, rng.uniform(0, 2), light.shape)
-    pixels = np.clip(np.rint(light), 0, 255).astype(np.uint8)
-    mpp = pair.thumbnail.mpp / scale
-    return Thumbnail(pixels, label[box], known[box], mpp)
-
-
-def _framed(plane: np.ndarray, side: int) -> NDArray[np.uint8]:
-    """Mirrored on at the right and below until it is `side` wide and high."""
-    h, w = (max(0, side - n) for n in plane.shape[:2])
-    if not (h or w):
-        return np.asarray(plane, np.uint8)
-    return np.asarray(cv2.copyMakeBorder(plane, 0, h, 0, w, cv2.BORDER_REFLECT_101), np.uint8)
+def sample_of(
+    pixels: NDArray[np.uint8], label: NDArray[np.uint8], known: NDArray[np.uint8]
+) -> Sample:
+    """Arrays as tensors."""
+    return from_numpy(pixels).permute(2, 0, 1).contiguous(), from_numpy(label), from_numpy(known)
 
 
 def read_textures(folder: Path) -> list[NDArray[np.uint8]]:

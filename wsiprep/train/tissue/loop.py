@@ -6,30 +6,27 @@ import csv
 import io
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from wsiprep import __version__
 from wsiprep.core.config import digest
-from wsiprep.core.errors import ConfigError, OutputError
+from wsiprep.core.errors import ConfigError, DeviceError, OutputError
 from wsiprep.core.report import OnStep, TrainStep
 from wsiprep.encoders.load import resolve_device
 from wsiprep.store.disk import check_writable, output_errors, write_whole
-from wsiprep.synth.thumbnails.labels import CLASSES
 from wsiprep.synth.thumbnails.stains import STAINS
 from wsiprep.train.tissue.config import TissueTraining
-from wsiprep.train.tissue.data import Pair, Sample, Thumbnails, read_pairs, read_textures
-from wsiprep.train.tissue.losses import class_bits
+from wsiprep.train.tissue.data import Sample, Thumbnails, read_pairs, read_textures
 from wsiprep.train.tissue.student import Student
-from wsiprep.views.contact_sheet import SheetCell, draw_sheet
+from wsiprep.train.tissue.validate import iou_scores, validation_sets, validation_sheet
 from wsiprep.views.overlay import encode_jpeg
 
 __all__ = ["Trained", "train_tissue"]
@@ -37,16 +34,7 @@ __all__ = ["Trained", "train_tissue"]
 WARM_UP_STEPS = 200
 AVERAGE_DECAY = 0.998
 """Of the moving average of weights, which is what is validated and kept."""
-VALIDATION_SEED, VALIDATION_COUNT = 900_001, 96
 CHECKPOINT, LOG, SHEET = "checkpoint.pt", "training.csv", "validation.jpg"
-SHOWN = 24
-"""Thumbnails of each set on the contact sheet."""
-SHADES = {
-    "tissue": (0, 160, 90),
-    "pen": (255, 140, 0),
-    "edge": (30, 60, 255),
-    "fold": (230, 0, 200),
-}
 State = dict[str, Tensor]
 
 
@@ -79,7 +67,7 @@ def train_tissue(cfg: TissueTraining, on_step: OnStep = lambda _: None) -> Train
         ManifestError: the real thumbnails cannot be used.
         OutputError: the output folder cannot be written.
         WeightsError: the checkpoint to be tuned cannot be used.
-        DeviceError: there is no such device.
+        DeviceError: there is no such device, or it has no memory for a step.
     """
     stains = [name for name in STAINS if name not in cfg.leave_out]
     if unknown := set(cfg.leave_out) - set(STAINS):
@@ -90,7 +78,10 @@ def train_tissue(cfg: TissueTraining, on_step: OnStep = lambda _: None) -> Train
     pairs = read_pairs(cfg.data) if cfg.data else []
     textures = read_textures(cfg.textures) if cfg.textures else []
     torch.manual_seed(cfg.seed)
-    student = _student(cfg)
+    with _room(cfg):
+        student = _student(cfg)
+    told = (1 << len(student.classes)) - 1
+    pairs = [pair for pair in pairs if (pair.thumbnail.known & told).any()]
     with output_errors(cfg.output):
         cfg.output.mkdir(parents=True, exist_ok=True)
     module = student.module
@@ -104,23 +95,24 @@ def train_tissue(cfg: TissueTraining, on_step: OnStep = lambda _: None) -> Train
         first, log = _resume(cfg, module, tuned, average, optimiser)
 
     training = Thumbnails(
-        cfg.seed, cfg.steps * cfg.batch_size, cfg.crop_px, stains,
-        [p for p in pairs if p.split == "train"], cfg.real_share, textures,
+        cfg.seed, cfg.steps * cfg.thumbnails_a_step, student.framing, stains,
+        [p for p in pairs if p.split == "train"], cfg.share_of_real, textures,
     )  # fmt: skip
-    validation = _validation_sets(cfg, stains, pairs)
+    validation = validation_sets(cfg, student, stains, pairs)
     scores: dict[str, float] = {}
-    smooth, told, began = None, first, time.perf_counter()
+    smooth, shown_at, began = None, first, time.perf_counter()
     batches = enumerate(_batches(training, cfg, first), start=first + 1)
-    for step, (pixels, label, known) in batches:
+    for step, batch in batches:
         rate = _rate(cfg, step)
         for group in optimiser.param_groups:
             group["lr"] = rate
         module.train()
-        loss = student.loss(pixels, label, known, step)
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(tuned.values(), 1.0)
-        optimiser.step()
+        with _room(cfg):
+            loss = student.loss(batch, step)
+            optimiser.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            torch.nn.utils.clip_grad_norm_(tuned.values(), 1.0)
+            optimiser.step()
         _follow(average, _moving(module, tuned), step)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -132,15 +124,15 @@ def train_tissue(cfg: TissueTraining, on_step: OnStep = lambda _: None) -> Train
         if validate:
             with _averaged(module, tuned, average):
                 scores = {k: v for name, items in validation.items()
-                          for k, v in _scores(name, student, items).items()}  # fmt: skip
+                          for k, v in iou_scores(name, student, items).items()}  # fmt: skip
             log.append({"step": step, "loss": round(smooth, 5), **scores})
             _keep(cfg, step, module, tuned, average, optimiser, log)
         if validate or step % 20 == 0:
             seconds = time.perf_counter() - began
-            speed = (step - told) * cfg.batch_size / max(seconds, 1e-9)
+            speed = (step - shown_at) * cfg.thumbnails_a_step / max(seconds, 1e-9)
             shown = scores if validate else None
             on_step(TrainStep(step, cfg.steps, smooth, rate, speed, "thumbnails", shown))
-            told, began = step, time.perf_counter()
+            shown_at, began = step, time.perf_counter()
     facts = {
         "wsiprep": __version__,
         "settings": _recorded(cfg),
@@ -149,7 +141,7 @@ def train_tissue(cfg: TissueTraining, on_step: OnStep = lambda _: None) -> Train
     }
     with _averaged(module, tuned, average), output_errors(cfg.output):
         path, use = student.save(cfg.output, facts)
-        sheet = _draw(student, validation)
+        sheet = validation_sheet(student, validation)
     write_whole(cfg.output / SHEET, encode_jpeg(sheet))
     last = {k: v for k, v in log[-1].items() if "/" in k} if log else {}
     return Trained(path, use, last, (cfg.output / SHEET,))
@@ -163,7 +155,20 @@ def _student(cfg: TissueTraining) -> Student:
         return sam_student(cfg, device)
     from wsiprep.train.tissue.net import NetStudent
 
-    return NetStudent(device, cfg.checkpoint)
+    return NetStudent(device, cfg.crop_px, cfg.checkpoint)
+
+
+@contextmanager
+def _room(cfg: TissueTraining) -> Iterator[None]:
+    """Within it, too little memory of the device is an error that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as err:
+        raise DeviceError(
+            f"a step of {cfg.thumbnails_a_step} thumbnails does not fit into the memory of the"
+            f" device ({cfg.device}).",
+            hint="Lower --batch-size, free the device, or pass --device cpu.",
+        ) from err
 
 
 def _what_decides(cfg: TissueTraining) -> dict[str, Any]:
@@ -178,11 +183,12 @@ def _recorded(cfg: TissueTraining) -> dict[str, Any]:
     return {**_what_decides(cfg), **{k: path.name if path else None for k, path in given.items()}}
 
 
-def _batches(data: Thumbnails, cfg: TissueTraining, first: int) -> Iterator[list[Tensor]]:
+def _batches(data: Thumbnails, cfg: TissueTraining, first: int) -> Iterator[list[Sample]]:
     """Batches from step `first` on, drawn by other processes ahead of time."""
-    order = range(first * cfg.batch_size, len(data))
+    size = cfg.thumbnails_a_step
+    order = range(first * size, len(data))
     yield from DataLoader(
-        data, cfg.batch_size, sampler=order, num_workers=cfg.workers,
+        data, size, sampler=order, num_workers=cfg.workers, collate_fn=list,
         # Spawned workers are children of this process, and end when it is killed.
         multiprocessing_context="spawn" if cfg.workers else None,
     )  # fmt: skip
@@ -224,63 +230,6 @@ def _averaged(module: nn.Module, tuned: dict[str, nn.Parameter], average: State)
         finally:
             for name, value in moving.items():
                 value.copy_(own[name])
-
-
-def _validation_sets(
-    cfg: TissueTraining, stains: Sequence[str], pairs: Sequence[Pair]
-) -> dict[str, list[Sample]]:
-    """Thumbnails by set: drawn in known stains, drawn in stains left out, real."""
-    sets = {"drawn": Thumbnails(VALIDATION_SEED, VALIDATION_COUNT, cfg.crop_px, stains)}
-    if cfg.leave_out:
-        unseen = cfg.leave_out
-        sets["unseen"] = Thumbnails(VALIDATION_SEED + 1, VALIDATION_COUNT, cfg.crop_px, unseen)
-    samples = {name: [data[k] for k in range(len(data))] for name, data in sets.items()}
-    if real := [pair for pair in pairs if pair.split == "val"]:
-        samples["real"] = [_whole(pair) for pair in real]
-    return samples
-
-
-def _whole(pair: Pair) -> Sample:
-    """A real thumbnail, at its own size but for a margin on the right and below."""
-    made = pair.thumbnail
-    h, w = (-n % 32 for n in made.label.shape)
-    pixels = np.pad(made.pixels, ((0, h), (0, w), (0, 0)), mode="edge")
-    label, known = (np.pad(m, ((0, h), (0, w))) for m in (made.label, made.known))
-    planes = torch.from_numpy(pixels).permute(2, 0, 1)
-    return planes, torch.from_numpy(label), torch.from_numpy(known)
-
-
-def _scores(name: str, student: Student, samples: Sequence[Sample]) -> dict[str, float]:
-    """IoU of each class over all known pixels of a set, by `set/class`.
-
-    A class that a set does not show, or of which nothing is known there, has none.
-    """
-    count = len(student.classes)
-    both, either = torch.zeros(count), torch.zeros(count)
-    for pixels, label, known in samples:
-        found = student.masks(pixels[None])[0]
-        target, weight = (class_bits(b[None], count)[0].bool() for b in (label, known))
-        both += (found & target & weight).sum((1, 2))
-        either += ((found | target) & weight).sum((1, 2))
-    pairs = zip(student.classes, both.tolist(), either.tolist(), strict=True)
-    return {f"{name}/{c}": round(b / e, 4) for c, b, e in pairs if e}
-
-
-def _draw(student: Student, validation: dict[str, list[Sample]]) -> np.ndarray:
-    """A contact sheet of what is found on the validation thumbnails."""
-    cells = []
-    for name, samples in validation.items():
-        for number, (pixels, _, _) in enumerate(samples[:SHOWN]):
-            picture = np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
-            shown = picture.copy()
-            for word, mask in zip(student.classes, student.masks(pixels[None])[0], strict=True):
-                where = mask.numpy()
-                shade = np.array(SHADES[word], np.float32)
-                shown[where] = (0.55 * shown[where] + 0.45 * shade).astype(np.uint8)
-            both = np.concatenate([picture, shown], axis=1)
-            cells.append(SheetCell(both, (f"{name} {number}",)))
-    legend = [(word, SHADES[word]) for word in student.classes]
-    return draw_sheet(cells, columns=6, cell_px=320, title="What it finds", legend=legend)
 
 
 def _keep(
@@ -327,7 +276,3 @@ def _resume(
             average[name].copy_(state["average"][name])
     optimiser.load_state_dict(state["optimiser"])
     return int(state["step"]), list(state["log"])
-
-
-if set(SHADES) != set(CLASSES):
-    raise RuntimeError("every class needs a shade")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch.nn import functional
 from wsiprep.core.errors import WeightsError
 from wsiprep.store.disk import write_whole
 from wsiprep.tissue.network import CLASSES, TissueNet, network_bytes, read_network
+from wsiprep.train.tissue.data import Sample
+from wsiprep.train.tissue.framing import Framing, Pieces
 from wsiprep.train.tissue.losses import masked_loss
 
 __all__ = ["NetStudent"]
@@ -22,6 +25,7 @@ class NetStudent:
 
     Args:
         device: Where it learns.
+        piece_px: Side of what it learns from.
         start: Network to begin with.
 
     Raises:
@@ -30,8 +34,9 @@ class NetStudent:
 
     classes = CLASSES
 
-    def __init__(self, device: torch.device, start: Path | None = None) -> None:
+    def __init__(self, device: torch.device, piece_px: int, start: Path | None = None) -> None:
         self._device = device
+        self.framing: Framing = Pieces(piece_px)
         network = TissueNet()
         if start is not None:
             try:
@@ -42,8 +47,9 @@ class NetStudent:
                 ) from err
         self.module: nn.Module = network.to(device).to(memory_format=torch.channels_last)
 
-    def loss(self, pixels: Tensor, label: Tensor, known: Tensor, step: int) -> Tensor:
+    def loss(self, batch: Sequence[Sample], step: int) -> Tensor:
         """See `Student.loss`."""
+        pixels, label, known = (torch.stack(parts) for parts in zip(*batch, strict=True))
         kind = self._device.type
         with torch.autocast(kind, torch.bfloat16, enabled=kind != "mps"):
             logits = self.module(self._there(pixels))
@@ -51,9 +57,9 @@ class NetStudent:
 
     def masks(self, pixels: Tensor) -> Tensor:
         """See `Student.masks`."""
-        logits = self.module(self._there(pixels))
+        logits = self.module(self._there(pixels[None]))
         full = functional.interpolate(logits, scale_factor=2.0, mode="bilinear")
-        return (full > 0).cpu()
+        return (full[0] > 0).cpu()
 
     def save(self, folder: Path, facts: dict[str, Any]) -> tuple[Path, str]:
         """See `Student.save`."""

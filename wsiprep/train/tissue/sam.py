@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from wsiprep.core.errors import ConfigError
+from wsiprep.tissue.sam_frame import frame_size
 from wsiprep.tissue.segmenters import sam as segmenter
 from wsiprep.tissue.segmenters._sam_network import load_sam
 from wsiprep.train.sam_files import save_merged
@@ -20,12 +22,15 @@ from wsiprep.train.sam_tuning import (
     Target,
     Tuning,
     choose_parameters,
+    compute_anew,
     dice_bce,
     forward,
     iou_error,
     target_of,
 )
 from wsiprep.train.tissue.config import TissueTraining
+from wsiprep.train.tissue.data import Sample
+from wsiprep.train.tissue.framing import Framing, Wholes
 
 __all__ = ["SamStudent", "sam_student"]
 
@@ -55,9 +60,13 @@ def sam_student(cfg: TissueTraining, device: torch.device) -> SamStudent:
 class SamStudent:
     """Norm layers of the image encoder and the mask decoder, with LoRA where asked.
 
-    Prompts are those of the segmenter: the box of the whole thumbnail, and for some points on
-    tissue and beside it. The loss is Dice and cross-entropy of one mask, and the error of the IoU
-    that the network predicts of it.
+    It learns from whole thumbnails, as the segmenter asks about them. Prompts are those of the
+    segmenter: the box of the whole thumbnail, and for some points on tissue and beside it. The
+    loss is Dice and cross-entropy of one mask, and the error of the IoU that the network predicts
+    of it. It is validated, and meant to be used, with the box alone.
+
+    To save memory the blocks of the image encoder are computed once more for their gradients, and
+    on CUDA the encoder learns in bfloat16. All else is float32; so is what is validated.
 
     Args:
         sam: The network with its weights; changed in place.
@@ -71,6 +80,8 @@ class SamStudent:
     def __init__(self, sam: Sam, kind: str, tuning: Tuning, seed: int) -> None:
         self._sam, self._kind, self._tuning, self._seed = sam, kind, tuning, seed
         choose_parameters(sam, tuning)
+        compute_anew(sam)
+        self.framing: Framing = Wholes(int(sam.image_encoder.img_size))
 
     @property
     def module(self) -> nn.Module:
@@ -78,34 +89,33 @@ class SamStudent:
         module: nn.Module = self._sam
         return module
 
-    def loss(self, pixels: Tensor, label: Tensor, known: Tensor, step: int) -> Tensor:
+    def loss(self, batch: Sequence[Sample], step: int) -> Tensor:
         """See `Student.loss`."""
         rng = np.random.default_rng([self._seed, step, 31])
-        pictures = [_picture(p) for p in pixels]
-        tissue = [(b.numpy() & 1) > 0 for b in label]
-        clear = [(b.numpy() & 1) > 0 for b in known]
+        pictures = [_picture(pixels) for pixels, _, _ in batch]
+        tissue = [(label.numpy() & 1) > 0 for _, label, _ in batch]
+        clear = [(known.numpy() & 1) > 0 for _, _, known in batch]
         points = [_points(rng, t, c) for t, c in zip(tissue, clear, strict=True)]
-        logits, iou = forward(self._sam, pictures, [_box(p) for p in pictures], points)
+        boxes = [_box(p) for p in pictures]
+        on_cuda = self._sam.device.type == "cuda"
+        logits, iou = forward(self._sam, pictures, boxes, points, bfloat16=on_cuda)
         target, sure = target_of(self._sam, tissue), target_of(self._sam, clear)
         target = Target(target.cover, target.valid * sure.cover)
         return (dice_bce(logits, target) + iou_error(iou, logits, target)).mean()
 
     def masks(self, pixels: Tensor) -> Tensor:
         """See `Student.masks`."""
-        pictures = [_picture(p) for p in pixels]
-        none = [None] * len(pictures)
-        logits, _ = forward(self._sam, pictures, [_box(p) for p in pictures], none)
-        h, w = pixels.shape[2:]
-        longest, side = max(h, w), int(self._sam.image_encoder.img_size)
-        size = (round(h * side / longest), round(w * side / longest))
-        full: Tensor = self._sam.postprocess_masks(logits, size, (h, w))
-        return (full > 0).cpu()
+        picture = _picture(pixels)
+        logits, _ = forward(self._sam, [picture], [_box(picture)], [None])
+        size = frame_size(picture.shape, int(self._sam.image_encoder.img_size))
+        full: Tensor = self._sam.postprocess_masks(logits, size, picture.shape[:2])
+        return (full[0] > 0).cpu()
 
     def save(self, folder: Path, facts: dict[str, Any]) -> tuple[Path, str]:
         """See `Student.save`."""
         path = folder / "sam.safetensors"
         save_merged(path, self._sam, self._tuning, {"wsiprep": json.dumps(facts)})
-        options = (f"checkpoint={path}", f"model={self._kind}", "multimask=false")
+        options = (f"checkpoint={path}", f"model={self._kind}", "multimask=false", "points=0")
         flags = " ".join(f"--segmenter-option {option}" for option in options)
         return path, f"--segmenter sam {flags}"
 

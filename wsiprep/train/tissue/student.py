@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+
+from wsiprep.train.tissue.data import Sample
+from wsiprep.train.tissue.framing import Framing
 
 __all__ = ["Student"]
 
@@ -23,19 +27,29 @@ class Student(Protocol):
         """Of `synth.thumbnails.labels.CLASSES`, those that it tells, the first ones."""
         ...
 
-    def loss(self, pixels: Tensor, label: Tensor, known: Tensor, step: int) -> Tensor:
+    @property
+    def framing(self) -> Framing:
+        """What part of a thumbnail it is shown."""
+        ...
+
+    def loss(self, batch: Sequence[Sample], step: int) -> Tensor:
         """A scalar with gradients.
 
         Args:
-            pixels: uint8 (B, 3, h, w) RGB on the host.
-            label: uint8 (B, h, w), a bit for each class.
-            known: uint8 (B, h, w), the same bits: where it is known.
+            batch: Thumbnails on the host, framed by `framing`.
             step: Number of the step, which seeds what is drawn by lot.
         """
         ...
 
     def masks(self, pixels: Tensor) -> Tensor:
-        """What it finds, bool (B, classes, h, w) on the host; called without gradients."""
+        """What it finds on a thumbnail; called without gradients.
+
+        Args:
+            pixels: uint8 (3, h, w) RGB on the host.
+
+        Returns:
+            bool (classes, h, w) on the host.
+        """
         ...
 
     def save(self, folder: Path, facts: dict[str, Any]) -> tuple[Path, str]:
