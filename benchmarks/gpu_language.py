@@ -145,7 +145,7 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, argparse.Name
     if own.patches < 1 or own.steps < 1:
         parser.error("--patches and --steps must be at least 1")
     if opts.quick:
-        own.patches, own.steps = 300, 1
+        own.patches, own.steps = 64, 1
     return own, opts
 
 
