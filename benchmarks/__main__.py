@@ -23,7 +23,7 @@ FILES = (
 
 def main(argv: list[str]) -> int:
     here = Path(__file__).parent
-    files = (*FILES, *(["gpu.py"] if torch.cuda.is_available() else []))
+    files = (*FILES, *(["gpu.py", "gpu_language.py"] if torch.cuda.is_available() else []))
     runs = [subprocess.run([sys.executable, str(here / f), *argv], check=False) for f in files]
     return max(run.returncode for run in runs)
 

@@ -9,6 +9,9 @@ Q-Former       forward and backward of PathFLIP's, 512 numbers a patch, in a pro
                `imports only` and the network are a fixed part.
 From stores    patches of batches drawn and read from a store (float16, 1280 numbers, from the page
                cache, two threads), against a training step of that encoder on them.
+Regions drawn  24 regions of a slide of 20,108 patches, as PathFLIP draws them, in the same store:
+               `everything read` and then drawn from, and `as drawn`, as we do. `MiB beyond` is the
+               peak of a process of its own beyond that of one that only opens the store.
 Large batches  a contrast of 256 slides of 256 patches, whole and by gradient caching in pieces of
                8, and a batch of 8; each in a process of its own. `MiB beyond` is what a step
                needs beyond its data, texts and network.
@@ -25,6 +28,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +44,20 @@ from wsiprep.models import Bag, PackedBags, pack
 from wsiprep.models.encoders import perceiver, qformer
 from wsiprep.models.gradient_cache import Encoding, cached_backward
 from wsiprep.models.objectives import InfoNCE
-from wsiprep.models.sampling import Sampling
+from wsiprep.models.sampling import Sampling, sample
 from wsiprep.testing.slide_encoder import store_order
 from wsiprep.train.language.cases import Cases, batches
 from wsiprep.train.language.manifest import Sample
 
 INPUT = 512
+OPENED, READ_ALL, AS_DRAWN = range(3)
 SMALL = {"dim": 256, "latents": 65}
 
 CHILD = """
 from child import tell
 import language
-tell(getattr(language, sys.argv[1])(*map(int, sys.argv[2:])))
+words = [int(w) if w.lstrip("-").isdigit() else w for w in sys.argv[2:]]
+tell(getattr(language, sys.argv[1])(*words))
 """
 
 
@@ -220,6 +226,47 @@ def store_cases(folder: Path, quick: bool) -> list[Case]:
     ]
 
 
+def region_cases(folder: Path, regions: int) -> list[Case]:
+    cases = region_source(folder, regions)
+    ways = {"everything read": READ_ALL, "as drawn": AS_DRAWN}
+    one, other = (read_regions(cases, way, 0) for way in ways.values())
+    assert torch.equal(one.features, other.features)
+    assert torch.equal(one.cell, other.cell)
+    peak = {way: _peak("region_step", folder, regions, way) for way in (OPENED, *ways.values())}
+    epochs = count(1)
+
+    def run(way: int) -> Done:
+        made = read_regions(cases, way, next(epochs))
+        return Done(len(made), {"MiB beyond": peak[way] - peak[OPENED]})
+
+    return [Case(n, {}, "patches", nullcontext, lambda _, w=way: run(w)) for n, way in ways.items()]
+
+
+def held(folder: Path) -> int:
+    return len(region_source(folder, 1).patches(0).cell)
+
+
+def region_source(folder: Path, regions: int) -> Cases:
+    sampling = Sampling(method="regions", regions=regions)
+    return Cases.of_stores([Sample(id="s", slides=("slide",), caption="-")], folder, sampling)
+
+
+def read_regions(cases: Cases, way: int, epoch: int) -> Bag:
+    if way == AS_DRAWN:
+        return cases.bag(0, epoch)
+    whole = cases.patches(0)
+    whole = whole.take(torch.arange(len(whole.cell)))
+    return sample(whole, cases.sampling, seed=cases.seed, epoch=epoch, slide_id="s")
+
+
+def region_step(folder: str, regions: int, way: int) -> int:
+    """Read what is drawn of a slide, in one of the ways."""
+    torch.set_num_threads(1)
+    return_large_blocks()
+    cases = region_source(Path(folder), regions)
+    return 0 if way == OPENED else len(read_regions(cases, way, 0))
+
+
 def contrast(slides: int, piece: int, patches: int) -> int:
     """One step of contrast on slides, in pieces; 0 is whole, and -1 makes only the data."""
     torch.set_num_threads(1)
@@ -249,7 +296,7 @@ def contrast_cases(quick: bool) -> list[Case]:
         f"{many} in pieces of {piece}": (many, piece),
         f"{many} whole": (many, 0),
     }
-    peak = {count: _peak(count, -1, patches) for count in (piece, many)}
+    peak = {count: _peak("contrast", count, -1, patches) for count in (piece, many)}
 
     def run(count: int, size: int) -> Done:
         done = in_child(CHILD, ["contrast", count, size, patches])
@@ -262,8 +309,8 @@ def contrast_cases(quick: bool) -> list[Case]:
     ]
 
 
-def _peak(*words: int) -> float:
-    return float(in_child(CHILD, ["contrast", *words]).facts["peak MiB"])
+def _peak(*words: int | str | Path) -> float:
+    return float(in_child(CHILD, list(words)).facts["peak MiB"])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -281,6 +328,14 @@ def main(argv: list[str] | None = None) -> None:
         Ours(Features(20, 30) if opts.quick else Features(100, 150)).write(Path(folder))
         title = "Slides and language: from a store to a batch"
         compare(title, store_cases(Path(folder), opts.quick), ("training step",), opts)
+    with tempfile.TemporaryDirectory() as folder:
+        Ours(Features(60, 60) if opts.quick else Features(200, 200)).write(Path(folder))
+        regions = 4 if opts.quick else 24
+        title = (
+            f"Slides and language: {regions} regions of a slide of {held(Path(folder)):,} patches"
+        )
+        cases = region_cases(Path(folder), regions)
+        compare(title, cases, ("everything read",), opts)
     cases = contrast_cases(opts.quick)
     compare("Slides and language: a large batch in pieces", cases, (cases[0].name,), opts)
 

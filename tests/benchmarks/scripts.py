@@ -19,6 +19,7 @@ FILES = (
     "tissue",
     "language",
 )
+ON_GPU = ("gpu", "gpu_language")
 
 
 def said_by(name: str, *flags: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,14 @@
 """Attention over packed ragged sequences: the kernels.
 
-`varlen_attn` of PyTorch on CUDA in half precision, else PyTorch's SDPA on rectangles of sequences
-of like length (see `ragged`).
+`varlen_attn` of PyTorch reads packed rows as they lie. It wants CUDA, float16 or bfloat16, and
+heads of at most 256 numbers, a multiple of 8; and it has no dropout (torch 2.15). So it serves what
+is asked with `--precision bf16`, and of training with it what drops no attention weights: LongNet
+always, others where a recipe's dropout of attention is 0 (`prism`).
+
+All else is SDPA on rectangles of sequences of like length (see `ragged`), which may be padded by a
+quarter. On CUDA that is PyTorch's flash or memory-efficient kernel, with mask and dropout; it
+writes no scores down either, so that memory stays linear in the rows. Few queries that read many
+rows do not come here: see `folded`.
 """
 
 from __future__ import annotations

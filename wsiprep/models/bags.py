@@ -43,6 +43,9 @@ class Bag:
 
     def take(self, rows: Tensor) -> Bag:
         """Some of its patches; `rows` is int64 (n,), increasing."""
+        if len(rows) == len(self):
+            return self
+        rows = rows.to(self.features.device)
         return Bag(self.features[rows], self.cell[rows], self.slide[rows])
 
 

@@ -7,7 +7,7 @@ process, on every rank, and after a resume.
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -17,7 +17,7 @@ from wsiprep.core.config import Settings
 from wsiprep.core.types import CHUNK_CELLS
 from wsiprep.models.bags import Bag
 
-__all__ = ["Sampling", "generator_for", "sample", "sample_rows"]
+__all__ = ["Patches", "Sampling", "generator_for", "sample", "sample_rows"]
 
 
 class Sampling(Settings):
@@ -46,18 +46,36 @@ def generator_for(seed: int, epoch: int, slide_id: str) -> torch.Generator:
     return torch.Generator().manual_seed(number & (2**63 - 1))
 
 
-def sample(bag: Bag, cfg: Sampling, *, seed: int, epoch: int, slide_id: str) -> Bag:
-    """Draw patches of a bag.
+class Patches(Protocol):
+    """Patches of a sample, in the store's order: a `Bag`, or what is read when it is taken."""
+
+    @property
+    def cell(self) -> Tensor:
+        """int64 (N, 2), row and column in the lattice of the slide."""
+        ...
+
+    @property
+    def slide(self) -> Tensor:
+        """int64 (N,), number of the slide within the sample, not decreasing."""
+        ...
+
+    def take(self, rows: Tensor) -> Bag:
+        """Some of them; `rows` is int64 (n,), increasing."""
+        ...
+
+
+def sample(patches: Patches, cfg: Sampling, *, seed: int, epoch: int, slide_id: str) -> Bag:
+    """Draw patches, by where they lie, and take them.
 
     Args:
-        bag: In the store's order; may be empty.
+        patches: May be none.
         cfg: How.
         seed: Of the run.
         epoch: So that another epoch sees other patches; keep it fixed to evaluate.
         slide_id: Of the slide or case.
     """
-    rows = sample_rows(bag.cell, bag.slide, cfg, generator_for(seed, epoch, slide_id))
-    return bag if len(rows) == len(bag) else bag.take(rows.to(bag.features.device))
+    generator = generator_for(seed, epoch, slide_id)
+    return patches.take(sample_rows(patches.cell, patches.slide, cfg, generator))
 
 
 def sample_rows(cell: Tensor, slide: Tensor, cfg: Sampling, generator: torch.Generator) -> Tensor:

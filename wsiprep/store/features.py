@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,8 @@ import zarr
 from numpy.typing import NDArray
 
 from wsiprep.core.errors import StoreCorruptError
-from wsiprep.core.types import PatchGrid
+from wsiprep.core.types import CHUNK_CELLS, PatchGrid
 from wsiprep.store.arrays import array_of, decoded, load
-from wsiprep.store.schema import SHARD_CELLS
 
 if TYPE_CHECKING:
     import dask.array
@@ -122,7 +122,7 @@ class FeatureArray:
     def rows(self, start: int = 0, stop: int | None = None) -> FeatureRows:
         """Vectors of patches [start, stop) of the grid, without those that could not be read.
 
-        Memory: the result and one shard.
+        Memory: the result and one chunk.
 
         Raises:
             StoreCorruptError: a vector that should be there is not finite.
@@ -131,15 +131,34 @@ class FeatureArray:
         cell = self.grid.cell[every]
         every = every[self._valid[cell[:, 0], cell[:, 1]]]
         cell = self.grid.cell[every]
-        vectors = np.empty((len(every), self.dim), self.dtype)
-        shard = cell // SHARD_CELLS
-        for place in np.unique(shard, axis=0):
-            member = np.flatnonzero((shard == place).all(axis=1))
-            low = cell[member].min(axis=0)
-            high = cell[member].max(axis=0) + 1
+        vectors = self.vectors(cell)
+        columns = {name: column[every] for name, column in self.grid.columns().items()}
+        return FeatureRows(vectors, cell, self.grid.origin0_px[every], **columns)
+
+    def vectors(self, cell: NDArray[np.integer[Any]]) -> NDArray[np.floating[Any]]:
+        """Vectors of some cells; only chunks that hold one of them are read.
+
+        Args:
+            cell: integers (M, 2), row and column of cells that hold a vector. Each chunk is read
+                once if they are in the order of the grid, or chunk by chunk in any other way.
+
+        Returns:
+            float16 or float32 (M, D), finite.
+
+        Raises:
+            StoreCorruptError: a vector that should be there is not finite.
+        """
+        vectors = np.empty((len(cell), self.dim), self.dtype)
+        chunk = cell // CHUNK_CELLS
+        first = np.ones(len(cell), np.bool_)
+        first[1:] = (chunk[1:] != chunk[:-1]).any(axis=1)
+        edges = [*np.flatnonzero(first).tolist(), len(cell)]
+        for start, stop in pairwise(edges):
+            some = cell[start:stop]
+            low, high = some.min(axis=0), some.max(axis=0) + 1
             block = self._read(slice(low[0], high[0]), slice(low[1], high[1]))
-            at = cell[member] - low
-            vectors[member] = block[at[:, 0], at[:, 1]]
+            at = some - low
+            vectors[start:stop] = block[at[:, 0], at[:, 1]]
         if not np.isfinite(vectors).all():
             raise StoreCorruptError(
                 "features that are marked valid are missing from their chunk.",
@@ -147,8 +166,7 @@ class FeatureArray:
                 stage="store",
                 hint="`wsiprep verify` says what to run again.",
             )
-        columns = {name: column[every] for name, column in self.grid.columns().items()}
-        return FeatureRows(vectors, cell, self.grid.origin0_px[every], **columns)
+        return vectors
 
     def window(self, row: int, col: int, height: int = 16, width: int = 16) -> FeatureWindow:
         """Vectors of a rectangle of cells; what lies beyond the lattice is not valid.

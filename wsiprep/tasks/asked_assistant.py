@@ -19,7 +19,7 @@ from wsiprep.tasks.ask_config import AnsweringConfig, AssistantChoice
 from wsiprep.tasks.asked_model import model_sha256
 from wsiprep.tasks.embedded import EmbeddedSlide, open_features
 from wsiprep.train.language.assistant_checkpoint import AssistantCheckpoint, load_assistant
-from wsiprep.train.language.bags import join_bags
+from wsiprep.train.language.bags import CasePatches
 
 __all__ = ["AskedAssistant", "CaseView", "Likely", "load_asked"]
 
@@ -98,14 +98,10 @@ class AskedAssistant:
             SlideError: there are none.
             StoreCorruptError: they are damaged.
         """
-        bags: list[Bag] = []
-        keys: list[str] = []
-        for number, slide in enumerate(slides):
-            features, _, _ = open_features(slide, self.checkpoint.features)
-            bags.append(features.bag(number))
-            keys.append(str(features.features.attributes["key"]))
-        bag = sample(join_bags(bags), self.sampling, seed=SEED, epoch=0, slide_id=name)
-        return CaseView(self.look(bag), len(bag), tuple(keys))
+        opened = [open_features(slide, self.checkpoint.features)[0] for slide in slides]
+        keys = tuple(str(one.features.attributes["key"]) for one in opened)
+        bag = sample(CasePatches(opened), self.sampling, seed=SEED, epoch=0, slide_id=name)
+        return CaseView(self.look(bag), len(bag), keys)
 
     def look(self, bag: Bag) -> Tensor:
         """Embeddings float (m, width) of a bag."""

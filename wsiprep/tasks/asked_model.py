@@ -12,10 +12,11 @@ import torch
 
 from wsiprep import __version__
 from wsiprep.core.errors import WeightsError
-from wsiprep.models.bags import Bag, PackedBags, pack
-from wsiprep.models.sampling import Sampling, sample
+from wsiprep.models.bags import PackedBags, pack
+from wsiprep.models.sampling import Patches, Sampling, sample
 from wsiprep.tasks.embedded import EmbeddedSlide, open_features
 from wsiprep.tasks.use_config import AskedModelChoice
+from wsiprep.train.language.bags import CasePatches
 from wsiprep.train.language.checkpoint import AlignedCheckpoint, load_aligned
 
 __all__ = ["AskedModel", "SlideView", "load_model", "model_sha256"]
@@ -60,15 +61,15 @@ class AskedModel:
     sha256: str
     max_patches: int | None = None
 
-    def show(self, bag: Bag, name: str) -> PackedBags:
-        """A bag as the model takes it.
+    def show(self, patches: Patches, name: str) -> PackedBags:
+        """A slide or case as the model takes it.
 
         Args:
-            bag: All patches of a slide or case.
+            patches: All of it.
             name: Of it; decides the draw where some are left out.
         """
         cfg = Sampling(max_patches=self.max_patches)
-        drawn = sample(bag, cfg, seed=SEED, epoch=0, slide_id=name)
+        drawn = sample(patches, cfg, seed=SEED, epoch=0, slide_id=name)
         return pack([drawn]).to(self.checkpoint.device, torch.float32)
 
     def view(self, slide: EmbeddedSlide) -> SlideView:
@@ -81,7 +82,7 @@ class AskedModel:
         """
         features, grid, encoder = open_features(slide, self.checkpoint.features)
         key = str(features.features.attributes["key"])
-        return SlideView(self.show(features.bag(), slide.id), grid, encoder, key)
+        return SlideView(self.show(CasePatches([features]), slide.id), grid, encoder, key)
 
     def provenance(self) -> dict[str, Any]:
         """What decided the results, as plain JSON types."""

@@ -1,4 +1,10 @@
-"""Dilated attention against dense masks; positions against the table; order."""
+"""Dilated attention against dense masks; positions against the table; order.
+
+The published code needs a GPU kernel, so there are no numbers of it here. In its place stands
+`dense`, written from the paper's definition and sharing no code with what it judges: full L x L
+masks, one head and one pair at a time, merged by the logarithms of the sums, in both modes of
+padding. It does not show that published weights load and give the published vectors.
+"""
 
 from __future__ import annotations
 

@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.fakes import make_info
 from wsiprep.core.types import EncoderSpec, PatchGrid
 from wsiprep.grid.build import cell_origins, chunk_order
 from wsiprep.grid.plan import make_plan
 from wsiprep.store.claim import claim_store
+from wsiprep.store.features import FeatureArray
 
 SPEC = EncoderSpec("fake:net", 5, None, (0.5,) * 3, (0.5,) * 3, weights_sha256="ab" * 32)
 SHAPE = (40, 36)
@@ -69,3 +71,16 @@ def write_store(
         config = {"store_dtype": dtype, "on_bad_tile": "mask"}
         store.put_features(GRID, grid, spec, journal, "key", "grid-key", config, "fake")
     return folder / f"{slide}.zarr", grid, values
+
+
+def reads_of(monkeypatch: pytest.MonkeyPatch) -> list[tuple[slice, slice]]:
+    """A list that each read of features from now on adds its rows and columns to."""
+    asked: list[tuple[slice, slice]] = []
+    read = FeatureArray._read
+
+    def told(self: FeatureArray, rows: slice, cols: slice) -> np.ndarray:
+        asked.append((rows, cols))
+        return read(self, rows, cols)
+
+    monkeypatch.setattr(FeatureArray, "_read", told)
+    return asked

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.train.language.made import SHAPE, SPEC, grid_of, some_cells, write_store
+from tests.train.language.made import SHAPE, SPEC, grid_of, reads_of, some_cells, write_store
 from wsiprep.core.errors import MissingStageError, StoreCorruptError, StoreMismatchError
 from wsiprep.core.types import CHUNK_CELLS
-from wsiprep.models.bags import pack
+from wsiprep.models.bags import Bag, pack
 from wsiprep.store.read import FeatureStore
 from wsiprep.train.language import bags
-from wsiprep.train.language.bags import SlideFeatures, join_bags, open_case, read_case
+from wsiprep.train.language.bags import CasePatches, SlideFeatures, open_case, read_case
 from wsiprep.train.language.fingerprint import Fingerprint
 
 torch.set_num_threads(1)
@@ -24,6 +24,12 @@ torch.set_num_threads(1)
 def plain(tmp_path_factory):
     """A store that tests only read: its path, grid and vectors."""
     return write_store(tmp_path_factory.mktemp("plain"), "s", number=2)
+
+
+def same(one: Bag, other: Bag) -> None:
+    assert one.features.dtype == other.features.dtype
+    for name in ("features", "cell", "slide"):
+        assert torch.equal(getattr(one, name), getattr(other, name))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -54,54 +60,47 @@ def test_unreadable_patches_are_left_out_and_counted(tmp_path):
     assert torch.isfinite(case.bag.features).all()
     slide = SlideFeatures(path)
     assert len(slide) == ok.sum()
-    assert np.array_equal(slide.bag().features, slide.some(np.arange(len(slide.regions))).features)
+    assert np.array_equal(slide.cell, grid.cell[ok])
+    assert np.array_equal(slide.take(np.array([5, 9, 40])).features, vectors[ok][[5, 9, 40]])
 
 
-def test_regions_are_chunks_and_together_the_slide(plain):
+def test_some_patches_are_those_of_the_whole(plain):
     path, _, _ = plain
     slide = SlideFeatures(path)
     whole = slide.bag(4)
-    parts = [slide.region(int(r), int(c), 4) for r, c in slide.regions]
-    joined = join_bags(parts)
-    for name in ("features", "cell", "slide"):
-        assert torch.equal(getattr(joined, name), getattr(whole, name))
-    for (row, col), part in zip(slide.regions, parts, strict=True):
-        assert len(part)
-        assert (part.cell // CHUNK_CELLS == torch.tensor([row, col])).all()
-    starts = pack([whole]).region_starts
-    assert len(starts) - 1 == len(parts)
-    assert (starts[1:] - starts[:-1]).tolist() == [len(part) for part in parts]
-    assert len(slide.region(2, 2)) > 0  # the corner, where the lattice ends inside the chunk
-    assert len(slide.region(9, 9)) == 0
+    for seed, count in enumerate((0, 1, 7, 150, 300)):
+        rows = np.sort(np.random.default_rng(seed).choice(300, count, replace=False))
+        same(slide.take(rows, 4), whole.take(torch.from_numpy(rows)))
+    assert slide.take(np.array([], np.int64)).features.dtype == torch.float16
 
 
-def test_some_regions(plain):
-    path, _, _ = plain
-    slide = SlideFeatures(path)
-    some = slide.some(np.array([1, 3]))
-    assert torch.equal(some.features, join_bags([slide.region(*slide.regions[n]) for n in (1, 3)])
-                       .features)  # fmt: skip
-    none = slide.some(np.array([], np.int64))
-    assert none.features.shape == (0, SPEC.dim)
-    assert none.features.dtype == torch.float16
-    for wrong in ([3, 1], [1, 1]):
-        with pytest.raises(ValueError, match="increasing"):
-            slide.some(np.array(wrong))
+def test_patches_of_a_case_are_taken_slide_by_slide(tmp_path):
+    how = (("float16", 200), ("float32", 200), ("float16", 0), ("float16", 200))
+    paths = [
+        write_store(tmp_path, f"s{n}", number=n, dtype=dtype, cells=some_cells(n, count))[0]
+        for n, (dtype, count) in enumerate(how)
+    ]
+    case, whole = CasePatches(open_case(paths)), read_case(paths).bag
+    assert len(case) == len(whole) == 600
+    assert torch.equal(case.cell, whole.cell)
+    assert torch.equal(case.slide, whole.slide)
+    for seed, count in enumerate((0, 1, 30, 600)):
+        rows = torch.randperm(600, generator=torch.Generator().manual_seed(seed))[:count]
+        same(case.take(rows.sort().values), whole.take(rows.sort().values))
+    same(case.take(torch.arange(590, 600)), whole.take(torch.arange(590, 600)))  # of one slide
 
 
-def test_a_region_reads_its_chunk_and_nothing_else(tmp_path, monkeypatch):
+def test_chunks_that_hold_what_is_taken_are_read_and_no_other(tmp_path, monkeypatch):
     path, _, _ = write_store(tmp_path, "s", cells=np.argwhere(np.ones(SHAPE, bool)))
     slide = SlideFeatures(path)
-    asked = []
-    read = type(slide.features)._read
-    monkeypatch.setattr(
-        type(slide.features),
-        "_read",
-        lambda self, rows, cols: asked.append((rows, cols)) or read(self, rows, cols),
-    )
-    bag = slide.region(1, 0)
+    asked = reads_of(monkeypatch)
+    region = np.flatnonzero((slide.cell // CHUNK_CELLS == (1, 0)).all(axis=1))
+    assert len(slide.take(region)) == CHUNK_CELLS**2
     assert asked == [(slice(16, 32), slice(0, 16))]
-    assert len(bag) == 256
+    del asked[:]
+    few = np.array([region[0], region[-1], len(slide) - 1])
+    slide.take(few)
+    assert asked == [(slice(16, 32), slice(0, 16)), (slice(39, 40), slice(35, 36))]
 
 
 def test_a_slide_without_patches_is_an_empty_bag(tmp_path):
@@ -150,12 +149,12 @@ def test_a_vector_that_is_valid_and_not_finite_is_damage(tmp_path):
     grid = grid_of(cells)
     vectors = np.ones((len(grid), SPEC.dim))
     vectors[7, 2] = np.nan
-    path, grid, _ = write_store(tmp_path, "s", cells=cells, vectors=vectors)
+    path, _, _ = write_store(tmp_path, "s", cells=cells, vectors=vectors)
     slide = SlideFeatures(path)
-    row, col = grid.cell[7] // CHUNK_CELLS
-    for read in (slide.bag, lambda: slide.region(int(row), int(col))):
+    for read in (slide.bag, lambda: slide.take(np.array([7]))):
         with pytest.raises(StoreCorruptError, match="marked valid"):
             read()
+    assert len(slide.take(np.array([6, 8]))) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """From stores to bags: patches of a case, slide by slide, region by region.
 
-A region is a chunk of the store, 16 x 16 cells, and is read by itself: nothing else of the slide
-is touched. Patches that could not be read when the slide was embedded hold no vector; they are
-left out and counted.
+Where patches lie is known once a store is open; of the vectors only the chunks are read that hold
+patches asked for. A region is such a chunk, 16 x 16 cells: regions that are drawn are read, and
+nothing else of the slide. Patches that could not be read when the slide was embedded hold no
+vector; they are left out and counted.
 
 What is checked: that features were made as expected (`Fingerprint`), that their width is that of
 their encoder, that cells lie inside the lattice, in the store's order and each once, and that
@@ -12,14 +13,15 @@ columns, and places in pixels follow from them (`PatchGrid`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from wsiprep.core.errors import MissingStageError, StoreCorruptError
 from wsiprep.core.types import CHUNK_CELLS
@@ -27,7 +29,7 @@ from wsiprep.models.bags import Bag
 from wsiprep.store.read import FeatureArray, FeatureStore
 from wsiprep.train.language.fingerprint import Fingerprint
 
-__all__ = ["CaseBag", "SlideFeatures", "join_bags", "open_case", "read_case"]
+__all__ = ["CaseBag", "CasePatches", "SlideFeatures", "join_bags", "open_case", "read_case"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +62,7 @@ class SlideFeatures:
         slide: Slide id.
         features: As the store gives them.
         fingerprint: What they were made with.
-        regions: int64 (R, 2), row and column, in chunks, of those that hold a vector; row-major.
+        cell: int32 (N, 2), row and column of the patches that hold a vector, in the store's order.
         left_out: Patches of the grid that hold no vector.
 
     Raises:
@@ -84,17 +86,14 @@ class SlideFeatures:
         self.fingerprint = Fingerprint.of_features(self.features)
         if expect is not None:
             expect.check(self.fingerprint, slide=self.slide)
-        cell = self.features.grid.cell.astype(np.int64)
+        cell = self.features.grid.cell
         there = self.features.valid[cell[:, 0], cell[:, 1]]
         self.left_out = int((~there).sum())
-        chunk = cell[there] // CHUNK_CELLS
-        first = np.ones(len(chunk), np.bool_)
-        first[1:] = (chunk[1:] != chunk[:-1]).any(axis=1)
-        self.regions: NDArray[np.int64] = chunk[first]
+        self.cell: NDArray[np.int32] = cell if there.all() else cell[there]
 
     def __len__(self) -> int:
         """Patches that hold a vector."""
-        return len(self.features)
+        return len(self.cell)
 
     def bag(self, number: int = 0) -> Bag:
         """All patches.
@@ -105,44 +104,67 @@ class SlideFeatures:
         Raises:
             StoreCorruptError: a vector that should be there is not finite.
         """
-        rows = self.features.rows()
-        return _bag(rows.vectors, rows.cell, number)
+        return self.take(np.arange(len(self)), number)
 
-    def region(self, row: int, col: int, number: int = 0) -> Bag:
-        """Patches of one region, by reading its chunk alone.
+    def take(self, rows: NDArray[np.int64], number: int = 0) -> Bag:
+        """Some patches, by reading the chunks that hold them and no other.
 
         Args:
-            row: Row of the chunk, counted in chunks.
-            col: Its column.
+            rows: int64 (n,), which of `cell`, increasing.
             number: What the bag calls this slide.
 
         Raises:
             StoreCorruptError: a vector that should be there is not finite.
         """
-        corner = np.array([row, col]) * CHUNK_CELLS
-        window = self.features.window(int(corner[0]), int(corner[1]), CHUNK_CELLS, CHUNK_CELLS)
-        vectors = window.vectors[window.valid]
-        if not np.isfinite(vectors).all():
-            raise _damaged("features that are marked valid are not finite", self.slide)
-        return _bag(vectors, np.argwhere(window.valid) + corner, number)
+        cell = self.cell[rows]
+        return Bag(
+            torch.from_numpy(self.features.vectors(cell)),
+            torch.from_numpy(cell.astype(np.int64)),
+            torch.full((len(cell),), number, dtype=torch.int64),
+        )
 
-    def some(self, regions: NDArray[np.int64], number: int = 0) -> Bag:
-        """Patches of some regions.
+
+class CasePatches:
+    """Patches of all slides of a case, of which vectors are read when they are taken.
+
+    Args:
+        slides: Open; one at least, in order of their numbers.
+
+    Attributes:
+        cell: int64 (N, 2), row and column in the lattice of the slide.
+        slide: int64 (N,), number of the slide within the case.
+    """
+
+    def __init__(self, slides: Sequence[SlideFeatures]) -> None:
+        self._slides = tuple(slides)
+        self._counts = [len(one) for one in self._slides]
+        cell = np.concatenate([one.cell for one in self._slides]).astype(np.int64)
+        self.cell = torch.from_numpy(cell)
+        self.slide = torch.repeat_interleave(
+            torch.arange(len(self._slides)), torch.tensor(self._counts)
+        )
+
+    def __len__(self) -> int:
+        """Patches that hold a vector."""
+        return len(self.cell)
+
+    def take(self, rows: Tensor) -> Bag:
+        """Some of them, read.
 
         Args:
-            regions: int64 (n,), which of `regions`, increasing.
-            number: What the bag calls this slide.
+            rows: int64 (n,), increasing.
+
+        Raises:
+            StoreCorruptError: a vector that should be there is not finite.
         """
-        if len(regions) and not (np.diff(regions) > 0).all():
-            raise ValueError("regions must be named in increasing order, each once")
-        return join_bags([self._nothing(number), *self._each(self.regions[regions], number)])
-
-    def _each(self, places: NDArray[np.int64], number: int) -> Iterator[Bag]:
-        return (self.region(int(row), int(col), number) for row, col in places)
-
-    def _nothing(self, number: int) -> Bag:
-        empty = np.empty((0, self.features.dim), self.features.dtype)
-        return _bag(empty, np.empty((0, 2), np.int64), number)
+        many = torch.bincount(self.slide[rows], minlength=len(self._slides)).tolist()
+        before = [0, *accumulate(self._counts)]
+        return join_bags([
+            one.take((own - first).numpy(), number)
+            for number, (one, own, first) in enumerate(
+                zip(self._slides, torch.split(rows, many), before, strict=False)
+            )
+        ])  # fmt: skip
 
 
 def open_case(
@@ -206,14 +228,6 @@ def join_bags(bags: Sequence[Bag]) -> Bag:
         torch.cat([bag.features for bag in bags]),
         torch.cat([bag.cell for bag in bags]),
         torch.cat([bag.slide for bag in bags]),
-    )
-
-
-def _bag(vectors: NDArray[np.floating[Any]], cell: NDArray[np.integer[Any]], number: int) -> Bag:
-    return Bag(
-        torch.from_numpy(vectors),
-        torch.from_numpy(cell.astype(np.int64)),
-        torch.full((len(vectors),), number, dtype=torch.int64),
     )
 
 

@@ -17,8 +17,8 @@ import torch
 
 from wsiprep.core.errors import ManifestError
 from wsiprep.models.bags import Bag
-from wsiprep.models.sampling import Sampling, generator_for, sample
-from wsiprep.train.language.bags import SlideFeatures, join_bags, open_case
+from wsiprep.models.sampling import Patches, Sampling, generator_for, sample
+from wsiprep.train.language.bags import CasePatches, SlideFeatures, open_case
 from wsiprep.train.language.fingerprint import Fingerprint
 from wsiprep.train.language.manifest import Sample
 from wsiprep.train.language.stores import StoreFolder
@@ -52,7 +52,7 @@ class Cases:
 
     Args:
         samples: Of one split.
-        read: All patches of sample number i, in the store's order.
+        patches: Those of sample number i, in the store's order; only what is drawn is taken.
         fingerprint: What the features were made with.
         sampling: Which patches are drawn.
         seed: Of the draw.
@@ -64,7 +64,7 @@ class Cases:
     def __init__(
         self,
         samples: Sequence[Sample],
-        read: Callable[[int], Bag],
+        patches: Callable[[int], Patches],
         fingerprint: Fingerprint,
         sampling: Sampling,
         *,
@@ -74,7 +74,7 @@ class Cases:
             raise ManifestError("there is no sample to learn from or to be asked about.")
         self.samples, self.fingerprint = tuple(samples), fingerprint
         self.sampling, self.seed = sampling, seed
-        self._read = read
+        self.patches = patches
 
     @classmethod
     def of_stores(
@@ -114,20 +114,22 @@ class Cases:
                 expect = expect or opened[paths][0].fingerprint
             slides.append(opened[paths])
 
-        def read(index: int) -> Bag:
-            return join_bags([slide.bag(number) for number, slide in enumerate(slides[index])])
-
         if expect is None:
             raise ManifestError("there is no sample to learn from or to be asked about.")
-        return cls(samples, read, expect, sampling, seed=seed)
+        return cls(samples, lambda index: CasePatches(slides[index]), expect, sampling, seed=seed)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def bag(self, index: int, epoch: int) -> Bag:
-        """Patches of a sample, as drawn in an epoch; float16 where the store has float16."""
-        name = self.samples[index].id
-        return sample(self._read(index), self.sampling, seed=self.seed, epoch=epoch, slide_id=name)
+        """Patches of a sample, as drawn in an epoch; float16 where the store has float16.
+
+        Of a store only the chunks are read that hold a patch which was drawn.
+        """
+        return sample(
+            self.patches(index), self.sampling,
+            seed=self.seed, epoch=epoch, slide_id=self.samples[index].id,
+        )  # fmt: skip
 
 
 def steps_of(count: int, batch_size: int, epochs: float) -> int:
