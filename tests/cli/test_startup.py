@@ -12,6 +12,7 @@ from tests.cli import shell
 from wsiprep.core.config import leaves
 from wsiprep.tasks.ask_config import AskConfig, CaptionConfig
 from wsiprep.tasks.config import CoordsConfig, EmbedConfig, PrepareConfig, SegmentConfig
+from wsiprep.tasks.convert import formats
 from wsiprep.tasks.convert_config import ConvertConfig
 from wsiprep.tasks.evaluate_config import EvaluateTissueConfig
 from wsiprep.tasks.evaluate_texts_config import EvaluateCaptionConfig, EvaluateVqaConfig
@@ -22,7 +23,7 @@ COMMANDS = [
     *("run", "segment", "coords", "embed", "inspect", "verify", "models", "doctor", "demo"),
     *("evaluate", "evaluate tissue"),
     *("convert", "convert wsi-bench", "convert slidebench", "convert histgen"),
-    *("convert wsi-vqa", "convert patchgastric"),
+    *("convert wsi-vqa", "convert patchgastric", "convert csv"),
     *("ask", "caption", "evaluate vqa", "evaluate caption", "train caption", "train instruct"),
 ]
 
@@ -54,6 +55,7 @@ def test_help_imports_nothing_heavy(command):
         ("embed", EmbedConfig),
         ("evaluate tissue", EvaluateTissueConfig),
         ("convert wsi-bench", ConvertConfig),
+        ("convert csv", formats.load("csv").Config),
         ("ask", AskConfig),
         ("caption", CaptionConfig),
         ("evaluate vqa", EvaluateVqaConfig),

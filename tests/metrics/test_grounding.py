@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from wsiprep.metrics.bootstrap import bootstrap_interval
 from wsiprep.metrics.grounding import (
     cells_inside,
+    centre_map,
     grounding_chances,
     grounding_statistics,
     score_heat_map,
@@ -22,6 +23,15 @@ def test_by_hand():
     assert (found.prevalence, found.patches) == (0.4, 5)
     wider = score_heat_map([4, 3, 2, 1, -5], [True, False, True, False, False], top_area=0.6)
     assert wider.iou == pytest.approx(2 / 3)
+
+
+def test_the_middle_of_the_tissue():
+    cell = np.argwhere(np.ones((5, 5), bool))
+    heat = centre_map(cell)
+    assert heat[12] == heat.max() == 1
+    assert heat[[0, 4, 20, 24]].tolist() == [0] * 4
+    assert centre_map(cell + 7).tolist() == heat.tolist()
+    assert centre_map([[3, 4]]).tolist() == [1]
 
 
 def test_the_region_itself_is_perfect_and_its_negative_is_not():

@@ -10,6 +10,7 @@ from wsiprep.metrics.retrieval import (
     caption_numbers,
     retrieve,
     retrieve_by_class,
+    retrieve_commonest,
     retrieve_direction,
 )
 
@@ -25,6 +26,18 @@ def test_ranks_by_hand():
     assert found.to_text.median_rank == 1
     assert found.to_text.chance == pytest.approx({1: 1 / 3, 2: 2 / 3})
     assert found.duplicates == 0
+
+
+def test_the_commonest_first_by_hand():
+    found = retrieve_commonest(["a", "b", "A.", "a", "b", "c"], depths=(1, 2, 4))
+    # Captions in the order a (3 slides), b (2), c.
+    assert found.to_text.rank.tolist() == [1, 2, 1, 1, 2, 3]
+    assert found.to_text.recall_at(1) == 0.5
+    # Slides in the order of their captions: three of a, then two of b, then that of c.
+    assert found.to_slide.recall_at(1) == 0.5
+    assert found.to_slide.recall[4].tolist() == [1, 1, 1, 1, 1, 0]
+    alone = retrieve_commonest(["a", "b", "c", "d"], depths=(1, 2))
+    assert alone.to_text.recall_at(2) == pytest.approx(alone.to_text.chance[2]) == 0.5
 
 
 def test_equal_captions_are_one_item_of_the_gallery_and_all_right():

@@ -256,6 +256,10 @@ def test_evaluate_vqa(world: Path, tmp_path: Path) -> None:
     assert opened["scores"]["exact_match"]["value"] == 0.5
     assert opened["baselines"]["majority"]["exact_match"]["value"] == 0.5
     assert 0 < opened["scores"]["wsi_p_offline"]["value"] <= 1
+    # Said always: "The colon.", which is whole for one of the two.
+    assert 0.5 <= opened["baselines"]["majority"]["wsi_p_offline"]["value"] < 1
+    assert "wsi_r_offline" in opened["above"]["majority"]
+    assert opened["claims_majority"]
     assert "wsi_p" not in opened["scores"]
     rows = read(tmp_path / "report" / "answers.csv")
     assert [row["likely"] for row in rows[:6]] == [ORGANS[k % 4] for k in range(6)]
@@ -295,7 +299,8 @@ def test_evaluate_caption(world: Path, tmp_path: Path) -> None:
     assert scores["bleu_1"]["value"] > 0.7
     for name in ("blind", "majority", "shuffled"):
         assert beside[name]["rouge_l"]["value"] < scores["rouge_l"]["value"]
-    assert scores["wsi_p_offline"]["value"] > beside["blind"]["wsi_p_offline"]["value"]
+    for name in ("blind", "majority"):
+        assert scores["wsi_p_offline"]["value"] > beside[name]["wsi_p_offline"]["value"]
     rows = read(tmp_path / "report" / "captions.csv")
     assert rows[1]["caption"] == rows[1]["reference"] == "Tissue of lung."
     assert json.loads((tmp_path / "report" / "caption.json").read_text()) == report

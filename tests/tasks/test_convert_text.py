@@ -22,11 +22,11 @@ def rows(*numbers, image="TCGA-AA-{:04}-01Z-00-DX1.U.pt"):
 
 def test_the_formats_of_the_issue_are_there():
     assert formats.builtin_names() == [
-        "histgen", "patchgastric", "slidebench", "wsi_bench", "wsi_vqa",
+        "csv", "histgen", "patchgastric", "slidebench", "wsi_bench", "wsi_vqa",
     ]  # fmt: skip
     for name in formats.builtin_names():
         plugin = formats.load(name)
-        assert plugin.SPLIT in ("given", "patient")
+        assert plugin.SPLIT in ("given", "patient", "found")
         assert callable(plugin.records)
         assert callable(plugin.sample)
 

@@ -47,6 +47,7 @@ def test_align(cohort, tmp_path):
     # The blind model has one vector for all slides: every text finds them in random order.
     chance = found["baselines"]["chance"]["text_to_slide_r_at_1"]["value"]
     assert found["baselines"]["blind"]["text_to_slide_r_at_1"]["value"] == pytest.approx(chance)
+    assert set(found["baselines"]) == {"chance", "majority", "blind"}
     score = found["scores"]["text_to_slide_r_at_1"]
     assert score["value"] > 5 * chance
     assert score["low"] <= score["value"] <= score["high"]
@@ -90,6 +91,10 @@ def test_labels_of_classes_and_slides_of_other_patients(cohort, tmp_path):
     found = done.report["class_retrieval"]
     name = "mean_average_precision"
     assert found["scores"][name]["value"] > found["baselines"]["chance"][name]["value"]
+    beside = found["baselines"]
+    assert set(beside) == {"chance", "majority", "blind"}
+    for other in ("majority", "blind"):
+        assert found["scores"][name]["value"] > beside[other][name]["value"] > 0
     assert found["n"] == len(samples)
     assert "retrieval" not in done.report
     subset = tmp_path / "c.yaml"
@@ -167,6 +172,11 @@ def test_ground(cohort, truth, tmp_path):
     assert cosine["scores"]["auroc"]["value"] > 0.97
     assert cosine["scores"]["pointing"]["value"] == 1
     assert cosine["baselines"]["chance"]["auroc"]["value"] == 0.5
+    assert set(cosine["baselines"]) == {"chance", "centre", "blind", "other_text"}
+    assert report["blind_text"]
+    for name in ("centre", "blind"):  # they do not know where findings were planted
+        assert 0.2 < cosine["baselines"][name]["auroc"]["value"] < 0.8
+        assert cosine["above"][name]["auroc"]["low"] > 0
     # What another text lights up is somewhere else.
     assert cosine["baselines"]["other_text"]["auroc"]["value"] < 0.7
     assert report["methods"]["occlusion"]["scores"]["auroc"]["value"] > 0.6
@@ -205,4 +215,4 @@ def test_ground_refuses(cohort, truth, tmp_path):
     (failed,) = done.report["failed"]
     assert "the lattice has the shape" in failed["reason"]
     assert done.report["methods"]["cosine"]["n"] == 1
-    assert "other_text" not in done.report["methods"]["cosine"]["baselines"]
+    assert set(done.report["methods"]["cosine"]["baselines"]) == {"chance", "centre", "blind"}

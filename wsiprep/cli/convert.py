@@ -16,7 +16,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="convert",
-    help="Turn public sets of texts on slides into one manifest (JSON Lines).",
+    help="Turn texts on slides, of public sets or your own, into one manifest (JSON Lines).",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -27,8 +27,8 @@ EPILOG = (
 )
 
 
-def _command(name: str) -> Callable[..., None]:
-    @settings_command(ConvertConfig)
+def _command(name: str, model: type[ConvertConfig]) -> Callable[..., None]:
+    @settings_command(model)
     def convert(cfg: ConvertConfig) -> None:
         from wsiprep.cli._console import print_json
         from wsiprep.tasks.convert_text import convert_text
@@ -46,8 +46,9 @@ def _register() -> None:
     builtin = formats.builtin_names()
     for name in formats.names():
         # Formats of other packages are not imported before they are asked for.
-        about = (formats.load(name).__doc__ or "") if name in builtin else "Of another package."
-        command = guarded(_command(name))
+        plugin = formats.load(name) if name in builtin else None
+        about = (plugin.__doc__ or "") if plugin else "Of another package."
+        command = guarded(_command(name, getattr(plugin, "Config", ConvertConfig)))
         app.command(name.replace("_", "-"), help=about.split("\n", 1)[0], epilog=EPILOG)(command)
 
 
@@ -62,6 +63,9 @@ def _print(report: dict[str, Any]) -> None:
 
     for text in report["bad_records"]:
         stderr().print(f"left out: {text}", markup=False, highlight=False)
+    for file in report["files"]:
+        if "columns" in file:
+            say(_read_as(file))
     left = report["left_out"]
     more = left["bad"] - len(report["bad_records"])
     if more > 0:
@@ -86,7 +90,22 @@ def _print(report: dict[str, Any]) -> None:
         )
         if report["split"] == "given" and published["shared_patients"]:
             say("these splits are kept: scores on them are not of unseen patients")
-    elif "train" in report["given_splits"]:
+    elif report["published"] and "train" in report["given_splits"]:
         say("no published test files were among these: what they share is not known")
+    for split in report["empty_splits"]:
+        say(f"no patient fell into {split}: there are few; raise its share, or try another --seed")
     say(f"wrote {report['samples']:,} samples to {report['out']}")
     say(f"data sha256 {report['data_sha256']}")
+
+
+def _read_as(file: dict[str, Any]) -> str:
+    """Which columns a CSV file was read by, and whence patients are known."""
+    columns = "; ".join(f"{name}: {', '.join(of)}" for name, of in file["columns"].items())
+    known = {
+        "column": "by their column",
+        "barcode": "by the first 12 characters of TCGA barcodes",
+        "case": "not known, each case counts as one",
+        "slide": "not known, each slide counts as one",
+    }
+    whose = "; ".join(f"{known[how]} ({n:,} samples)" for how, n in file["patients"].items())
+    return f"{file['path']}: columns {columns}. Patients {whose}."

@@ -21,6 +21,7 @@ from wsiprep.metrics.ranking import auroc, average_precision
 __all__ = [
     "Grounding",
     "cells_inside",
+    "centre_map",
     "grounding_chances",
     "grounding_statistics",
     "score_heat_map",
@@ -69,6 +70,21 @@ def cells_inside(mask: ArrayLike, cell: ArrayLike) -> NDArray[np.bool_]:
     inside = np.zeros(len(at), dtype=np.bool_)
     inside[known] = area[at[known, 0], at[known, 1]]
     return inside
+
+
+def centre_map(cell: ArrayLike) -> NDArray[np.float64]:
+    """A heat map that knows only where tissue is: highest at the middle of the patches.
+
+    Args:
+        cell: int (N, 2), row and column of each patch; N > 0.
+
+    Returns:
+        float64 (N,), from 1 at the mean of the cells down to 0 at the patch furthest from it, by
+        distance.
+    """
+    at = np.asarray(cell, dtype=np.float64)
+    far = np.linalg.norm(at - at.mean(axis=0), axis=1)
+    return np.asarray(1 - far / max(float(far.max()), 1.0))
 
 
 def score_heat_map(

@@ -7,7 +7,7 @@ weights, a recipe says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -151,6 +151,26 @@ class Aligned(nn.Module):
                 )
             heads["matching"] = MatchingHead(encoder.cfg.width)
         return heads
+
+    def start_from_bert(self, state: Mapping[str, Tensor]) -> None:
+        """Start the Q-Former and its text side from a BERT; see `QFormerNetwork.load_bert`.
+
+        Args:
+            state: Weights, rows of words in the order of this model's tokenizer.
+
+        Raises:
+            ConfigError: there is no shared text side, or the BERT is of another size.
+        """
+        encoder = self.slides.encoder
+        if not isinstance(encoder, QFormerEncoder) or encoder.text_head is None:
+            raise ConfigError("only a Q-Former with a shared text side starts from a BERT.")
+        try:
+            encoder.load_bert(state)
+        except (KeyError, ValueError) as err:
+            raise ConfigError(
+                f"the Q-Former cannot start from this BERT: {err}.",
+                hint="Give width, layers, heads and hidden of slides.options the BERT's sizes.",
+            ) from err
 
     @property
     def shared_text(self) -> SharedText:

@@ -48,6 +48,10 @@ class TextSide(Settings):
     """Most tokens of a tokenizer made of the captions."""
     tokens: Literal["bpe", "words"] = "bpe"
     """What that tokenizer's tokens are."""
+    bert: str | None = None
+    """Of shared: a BERT of the Q-Former's size whose weights and tokenizer it starts from in `train
+    align`, in place of weights from scratch and a tokenizer of the captions; a folder, or a name on
+    the Hugging Face hub, as dmis-lab/biobert-base-cased-v1.2."""
     head: Head = "auto"
     """As of the slide's side."""
 
@@ -55,6 +59,8 @@ class TextSide(Settings):
     def _shared_has_no_options(self) -> TextSide:
         if self.encoder == "shared" and self.options:
             raise ValueError("the shared text side has no options; it is the Q-Former's")
+        if self.encoder != "shared" and self.bert is not None:
+            raise ValueError("bert starts the shared text side; for others it is an option, model")
         return self
 
     @property

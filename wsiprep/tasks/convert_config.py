@@ -42,7 +42,8 @@ class SplitConfig(Settings):
     split: Literal["auto", "given", "patient"] = "auto"
     """given: as the set has them. patient: no patient in two splits; held-out samples stay, their
     patients' other samples are left out and counted, and a held-out split that the set lacks is
-    drawn. auto: patient for wsi-bench and patchgastric, given for the others."""
+    drawn. auto: patient for wsi-bench and patchgastric, and for csv where no column says it;
+    given for the others."""
     val_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of patients for validation, where patients are drawn."""
     test_share: float = Field(default=0.1, ge=0, lt=1)

@@ -15,7 +15,13 @@ from wsiprep.tasks.convert import formats
 from wsiprep.tasks.convert._records import Record, Source
 from wsiprep.tasks.convert_config import ConvertConfig
 from wsiprep.train.language.manifest import SPLITS, Sample, data_sha256, write_manifest
-from wsiprep.train.language.splits import divide, overlap, patients_of, slide_name
+from wsiprep.train.language.splits import (
+    check_apart,
+    divide,
+    overlap,
+    patients_of,
+    slide_name,
+)
 from wsiprep.train.language.stores import StoreFolder
 
 __all__ = ["Conversion", "convert_text"]
@@ -67,18 +73,20 @@ def convert_text(format_name: str, cfg: ConvertConfig) -> Conversion:
     read: list[Sample] = []
     of_file: list[dict[str, Any]] = []
     for path in files:
-        before, bad_before = len(read), bad.count
-        read.extend(_samples(plugin, Source.of(path), cfg.converted.skip_bad, bad, read))
+        before, bad_before, source = len(read), bad.count, Source.of(path)
+        read.extend(_samples(plugin, source, cfg, bad, read))
         of_file.append(
             {
                 "path": str(path),
                 "sha256": _file_sha256(path),
                 "samples": len(read) - before,
                 "bad": bad.count - bad_before,
+                **(plugin.about(source, cfg, read[before:]) if hasattr(plugin, "about") else {}),
             }
         )
-    published = _published(read)
-    how = plugin.SPLIT if cfg.splits.split == "auto" else cfg.splits.split
+    own = plugin.SPLIT == "found"
+    published = None if own else _published(read)
+    how = _how(plugin, cfg, read)
     kept: Sequence[Sample] = read
     left_out = {"bad": bad.count}
     if stores is not None:
@@ -89,6 +97,8 @@ def convert_text(format_name: str, cfg: ConvertConfig) -> Conversion:
         division = divide(kept, seed=cfg.splits.seed, **shares)
         left_out["patient_is_held_out"] = len(division.left_out)
         kept = division.samples
+    elif own:
+        check_apart(kept)
     if not kept:
         raise ManifestError(
             f"no sample is left of {len(read)} read.",
@@ -102,8 +112,10 @@ def convert_text(format_name: str, cfg: ConvertConfig) -> Conversion:
         "split": how,
         "left_out": left_out,
         "published_test": published,
+        "published": not own,
         "given_splits": dict(sorted(Counter(sample.split or "none" for sample in read).items())),
         "splits": _counts(kept),
+        "empty_splits": _empty(kept, cfg) if how == "patient" else [],
         "tasks": dict(sorted(Counter(sample.task for sample in kept).items())),
         "samples": len(kept),
         "out": str(out),
@@ -113,16 +125,18 @@ def convert_text(format_name: str, cfg: ConvertConfig) -> Conversion:
 
 
 def _samples(
-    plugin: Any, source: Source, skip_bad: bool, bad: _Bad, before: Sequence[Sample]
+    plugin: Any, source: Source, cfg: ConvertConfig, bad: _Bad, before: Sequence[Sample]
 ) -> Iterator[Sample]:
     """Samples of a file; a bad record is an error, or counted."""
     seen = {sample.id for sample in before}
-    for record in plugin.records(source):
+    for record in (
+        plugin.records(source, cfg) if hasattr(plugin, "Config") else plugin.records(source)
+    ):
         try:
             sample = _sample(plugin, record, seen)
         except ValueError as err:
             text = f"{source.path}, {record.where}: {err}."
-            if not skip_bad:
+            if not cfg.converted.skip_bad:
                 raise ManifestError(
                     text, hint="Mend it, or pass --skip-bad to leave out such records."
                 ) from err
@@ -131,6 +145,30 @@ def _samples(
         else:
             seen.add(sample.id)
             yield sample
+
+
+def _how(plugin: Any, cfg: ConvertConfig, samples: Sequence[Sample]) -> str:
+    """Whether splits are kept (given) or made (patient).
+
+    Raises:
+        ManifestError: a file of the user's own gives splits to some of its rows only.
+    """
+    if cfg.splits.split != "auto" or plugin.SPLIT != "found":
+        return str(plugin.SPLIT if cfg.splits.split == "auto" else cfg.splits.split)
+    without = [sample.id for sample in samples if not sample.split]
+    if without and len(without) < len(samples):
+        raise ManifestError(
+            f"{len(without)} of {len(samples)} samples have no split, '{without[0]}' among them.",
+            hint="Fill the column, or pass --split patient to draw what it does not say.",
+        )
+    return "patient" if without else "given"
+
+
+def _empty(samples: Sequence[Sample], cfg: ConvertConfig) -> list[str]:
+    """Splits that were to be drawn, and into which no patient fell."""
+    shares = {"train": 1.0, "val": cfg.splits.val_share, "test": cfg.splits.test_share}
+    there = {sample.split for sample in samples}
+    return [split for split, share in shares.items() if share and split not in there]
 
 
 def _sample(plugin: Any, record: Record, seen: set[str]) -> Sample:

@@ -5,12 +5,14 @@ zero_shot        classes given in words; where samples have labels and --classes
 class_retrieval  slides look for slides of their class, those of other patients; where samples have
                  labels
 
-Each beside chance, the commonest class, and the same model blind: with the mean of all slides in
-place of every slide, which leaves what can be had from the texts alone.
+Each beside chance, the commonest first (caption or class: majority), and the same model blind: with
+the mean of all slides in place of every slide that is asked about, which leaves what can be had
+from the texts, or from the slides that are searched, alone.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,7 +25,7 @@ from wsiprep.core.report import OnEvent
 from wsiprep.metrics.bootstrap import Statistic, mean_of
 from wsiprep.metrics.ranking import average_precision
 from wsiprep.metrics.report import assemble
-from wsiprep.metrics.retrieval import Retrieval, retrieve
+from wsiprep.metrics.retrieval import Retrieval, retrieve, retrieve_commonest
 from wsiprep.metrics.zero_shot import ZeroShot, score_classes
 from wsiprep.models.aligned import Aligned
 from wsiprep.store.disk import check_writable, write_whole
@@ -194,7 +196,11 @@ def _retrieval(
         said,
         whose,
         cfg,
-        baselines={"chance": found.chances(), "blind": blind.statistics()},
+        baselines={
+            "chance": found.chances(),
+            "majority": retrieve_commonest(captions).statistics(),
+            "blind": blind.statistics(),
+        },
         extra=_galleries(found, said),
     )
 
@@ -264,13 +270,18 @@ def _class_retrieval(
     patients = np.array([whose[one.case.sample.id] for one in labelled])
     labels = np.array([one.case.sample.label for one in labelled])
     near = vectors @ vectors.T
-    precision, chance = np.full(len(labelled), np.nan), np.full(len(labelled), np.nan)
+    middle = vectors @ vectors.mean(axis=0)
+    precision, chance, common, blind = np.full((4, len(labelled)), np.nan)
     for row, one in enumerate(labelled):
         others = patients != patients[row]
         wanted = labels[others] == labels[row]
         if wanted.any():
             precision[row] = average_precision(near[row][others], wanted)
             chance[row] = wanted.mean()
+            counts = Counter(labels[others].tolist())
+            often = np.array([counts[label] for label in labels[others].tolist()], np.float64)
+            common[row] = average_precision(often, wanted)
+            blind[row] = average_precision(middle[others], wanted)
             table[one.case.sample.id]["average_precision"] = float(precision[row])
     if not np.isfinite(precision).any():
         return None
@@ -281,7 +292,11 @@ def _class_retrieval(
         labelled,
         whose,
         cfg,
-        baselines={"chance": {name: mean_of(chance)}},
+        baselines={
+            "chance": {name: mean_of(chance)},
+            "majority": {name: mean_of(common)},
+            "blind": {name: mean_of(blind)},
+        },
         extra={"queries_without_others": int(np.isnan(precision).sum())},
     )
 

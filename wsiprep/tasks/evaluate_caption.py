@@ -16,6 +16,7 @@ import torch
 from wsiprep.core.report import OnEvent
 from wsiprep.metrics.bootstrap import Statistic
 from wsiprep.metrics.captions import compare_captions
+from wsiprep.metrics.typical import most_typical
 from wsiprep.models.language.templates import Turn
 from wsiprep.store.disk import check_writable, write_whole
 from wsiprep.tasks.asked_assistant import AskedAssistant, load_asked
@@ -37,7 +38,7 @@ from wsiprep.train.language.splits import patients_of
 
 __all__ = ["evaluate_caption", "other_patient"]
 
-SEEING, BLIND = "seeing", "blind"
+SEEING, BLIND, MAJORITY = "seeing", "blind", "majority"
 
 
 def evaluate_caption(
@@ -61,7 +62,7 @@ def evaluate_caption(
     judge = make_judge(cfg.judge, out)
     asked = load_asked(cfg.model, cfg.answers)
     said = _describe(cfg, asked, samples, on_event)
-    said["majority"] = [_commonest(references)] * len(samples)
+    said[MAJORITY] = [most_typical([t for one in references for t in one])] * len(samples)
     others = other_patient(patients_of(samples))
     if others is not None:
         said["shuffled"] = [references[row][0] for row in others]
@@ -72,7 +73,7 @@ def evaluate_caption(
         words = compare_captions(texts, references)
         scored[way] = {**words.statistics()}
         extra |= {"tokenizer": words.tokenizer, "unavailable": words.unavailable}
-        if way in (SEEING, BLIND):
+        if way in (SEEING, BLIND, MAJORITY):
             # Several references are judged as one text: what any of them claims is true.
             truth = [" ".join(one) for one in references]
             claims = judged(judge, samples, [prompt] * len(samples), truth, texts)
@@ -160,9 +161,3 @@ def _describe(
         )  # fmt: skip
         said[BLIND] = blind if times == len(samples) else blind * len(samples)
     return said
-
-
-def _commonest(references: Sequence[Sequence[str]]) -> str:
-    """The caption that most cases have; the first in alphabetical order among equals."""
-    counts = Counter(text for texts in references for text in texts)
-    return min(counts, key=lambda text: (-counts[text], text))

@@ -1,7 +1,9 @@
 """How well heat maps of texts fit where the findings are.
 
-Beside chance, and beside the heat map of another text on the same slide: a model that marks the
-same conspicuous place whatever it is asked is no better than that.
+Beside chance, and beside heat maps on the same slide that do not know what is asked: of another
+text, of a sentence that names no finding (blind), and of the middle of the tissue (centre). A
+model that marks the same conspicuous place whatever it is asked is no better than these. There is
+no commonest answer to where, so centre stands in place of a majority.
 """
 
 from __future__ import annotations
@@ -9,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from wsiprep.core.errors import SlideError
 from wsiprep.core.report import OnEvent, SlideOutcome
 from wsiprep.metrics.grounding import (
     Grounding,
+    centre_map,
     grounding_chances,
     grounding_statistics,
     score_heat_map,
@@ -36,6 +38,9 @@ from wsiprep.tasks.use_config import GroundMethodName
 
 __all__ = ["evaluate_ground"]
 
+BLIND_TEXT: Final = "A section of tissue."
+"""What the model is asked for blind: it is true of every patch and names no finding."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Judged:
@@ -45,14 +50,15 @@ class _Judged:
         row: What is true.
         method: How it was made.
         own: Of the text.
-        other: Of another text on the same slide; None where there is no other.
+        beside: Of heat maps that do not know the text, by the baseline's name; `other_text` only
+            where there is another text.
         key: Identity of the features.
     """
 
     row: TruthRow
     method: GroundMethodName
     own: Grounding
-    other: Grounding | None
+    beside: dict[str, Grounding]
     key: str
 
 
@@ -89,6 +95,7 @@ def evaluate_ground(cfg: EvaluateGroundConfig, on_event: OnEvent = lambda _: Non
         "truth": str(cfg.truth.truth),
         "cover": cfg.truth.cover,
         "tolerance_cells": cfg.truth.tolerance_cells,
+        "blind_text": BLIND_TEXT,
         "methods": {
             method: _report([j for j in judged if j.method == method], cfg) for method in methods
         },
@@ -111,30 +118,26 @@ def _judge(
     cell = view.bags.cell.cpu().numpy()
     rows = rows_of(grid, cell)
     inside = {row: inside_of(row, store.slide, grid, rows, cfg.truth.cover) for row in truth}
-    texts = list(dict.fromkeys(t for row in truth for t in (row.text, others.get(row.text, ""))))
-    texts = [text for text in texts if text]
+    asked_for = [t for row in truth for t in (row.text, others.get(row.text, BLIND_TEXT))]
+    texts = list(dict.fromkeys([*asked_for, BLIND_TEXT]))
+    centre = centre_map(cell)
     found: list[_Judged] = []
     for method in methods:
         with torch.no_grad():
             scores = asked.checkpoint.model.ground(view.bags, texts, method).float().cpu().numpy()
         heat = dict(zip(texts, scores, strict=True))
 
-        def score(text: str, region: NDArray[np.bool_], heat: Any = heat) -> Grounding:
-            return score_heat_map(
-                heat[text], region, cell=cell, tolerance_cells=cfg.truth.tolerance_cells
-            )
-
         for row in truth:
-            other = others.get(row.text)
-            found.append(
-                _Judged(
-                    row,
-                    method,
-                    score(row.text, inside[row]),
-                    None if other is None else score(other, inside[row]),
-                    view.key,
+            maps = {"own": heat[row.text], "centre": centre, "blind": heat[BLIND_TEXT]}
+            if row.text in others:
+                maps["other_text"] = heat[others[row.text]]
+            fits = {
+                name: score_heat_map(
+                    scores, inside[row], cell=cell, tolerance_cells=cfg.truth.tolerance_cells
                 )
-            )
+                for name, scores in maps.items()
+            }
+            found.append(_Judged(row, method, fits.pop("own"), fits, view.key))
     return found
 
 
@@ -149,9 +152,10 @@ def _other_texts(truth: Sequence[TruthRow]) -> dict[str, str]:
 def _report(judged: Sequence[_Judged], cfg: EvaluateGroundConfig) -> dict[str, Any]:
     own = [one.own for one in judged]
     baselines: dict[str, Any] = {"chance": grounding_chances(own)}
-    others = [one.other for one in judged if one.other is not None]
-    if len(others) == len(judged):
-        baselines["other_text"] = grounding_statistics(others)
+    for name in ("centre", "blind", "other_text"):
+        beside = [one.beside[name] for one in judged if name in one.beside]
+        if len(beside) == len(judged):
+            baselines[name] = grounding_statistics(beside)
     groups = {"task": [one.row.task for one in judged], "text": [one.row.text for one in judged]}
     return assemble(
         "grounding",
@@ -177,7 +181,9 @@ def _written(
             "method": one.method,
             "reference": str(one.row.reference),
             **{n: None if np.isnan(v) else v for n, v in asdict(one.own).items()},
-            "auroc_of_other_text": None if one.other is None else one.other.auroc,
+            "auroc_of_other_text": (
+                one.beside["other_text"].auroc if "other_text" in one.beside else None
+            ),
         }
         for one in judged
     ]

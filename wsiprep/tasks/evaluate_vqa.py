@@ -7,7 +7,6 @@ stand what the same model says without the slides (blind), and the commonest ans
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from wsiprep.core.report import OnEvent
 from wsiprep.metrics.bootstrap import Statistic, mean_of
 from wsiprep.metrics.judge import Judge
+from wsiprep.metrics.typical import most_typical
 from wsiprep.metrics.vqa import (
     Vqa,
     choose_by_likelihood,
@@ -44,7 +44,7 @@ from wsiprep.train.language.manifest import Sample
 
 __all__ = ["Said", "evaluate_vqa"]
 
-SEEING, BLIND = "seeing", "blind"
+SEEING, BLIND, MAJORITY = "seeing", "blind", "majority"
 COLUMNS = (
     *("id", "slides", "patient_id", "task", "question", "answer"),
     *("likely", "said", "chosen", "blind_likely", "blind_said", "blind_chosen"),
@@ -183,22 +183,19 @@ def _open(
     questions, truth = [one.question for one in some], [one.answer for one in some]
     found: dict[str, dict[str, Statistic | float]] = {}
     extra: dict[str, Any] = {}
-    for way, answers in said.items():
-        texts = [answers[row].text for row in rows]
+    told = {way: [answers[row].text for row in rows] for way, answers in said.items()}
+    told[MAJORITY] = [most_typical(truth)] * len(rows)
+    for way, texts in told.items():
         same = [exact_match(a, b) for a, b in zip(texts, truth, strict=True)]
         found[way] = {"exact_match": mean_of(same)}
         claims = judged(judge, some, questions, truth, texts)
         if claims is not None:
             found[way] |= claims.statistics()
             extra[f"claims_{way}"] = claims.canonical()
-    guess, _ = Counter(truth).most_common(1)[0]
-    majority: dict[str, Statistic | float] = {
-        "exact_match": mean_of([exact_match(guess, one) for one in truth])
-    }
     statistics = {name: value for name, value in found.pop(SEEING).items() if callable(value)}
     return report_of(
         "vqa, questions without options", cfg, asked, some, statistics,
-        {"majority": majority, **found}, extra,
+        {MAJORITY: found.pop(MAJORITY), **found}, extra,
     )  # fmt: skip
 
 

@@ -38,4 +38,5 @@ def samples_of(name: str, path: Path) -> list[Sample]:
 
 
 def converted(name: str, out: Path, *files: Path, **settings: Any) -> Conversion:
-    return convert_text(name, ConvertConfig.of(files=files, out=out, **settings))
+    config = getattr(formats.load(name), "Config", ConvertConfig)
+    return convert_text(name, config.of(files=files, out=out, **settings))

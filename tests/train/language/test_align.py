@@ -29,6 +29,7 @@ from wsiprep.core.errors import ConfigError, ManifestError, StoreMismatchError, 
 from wsiprep.core.types import EncoderSpec
 from wsiprep.models.bags import pack
 from wsiprep.models.sampling import Sampling
+from wsiprep.models.text.bert import read_bert
 from wsiprep.train.language.align import train_align
 from wsiprep.train.language.cases import batches
 from wsiprep.train.language.checkpoint import Checkpoints, load_aligned, locate, save_aligned
@@ -347,3 +348,28 @@ def test_text_settings_are_checked(cohort: LanguageTraining) -> None:
     changes = ("model.texts.encoder=shared", "model.texts.options={a: 1}")
     with pytest.raises(ConfigError, match="no options"):
         train_align(cohort.model_copy(update={"set": changes}))
+
+
+def test_training_starts_from_a_bert(cohort: LanguageTraining) -> None:
+    from tests.models.test_text_bert import write_bert
+
+    bert = write_bert(cohort.output.parent / "bert", lower=True)
+    texts = ("model.texts.encoder=shared", "model.texts.options={}", f"model.texts.bert={bert}")
+    sizes = {"encoder": "qformer", "options": {
+        "dim": 16, "queries": 2, "width": 24, "layers": 2, "heads": 4, "hidden": 32,
+        "mixer_layers": 0, "text_length": 30,
+    }}  # fmt: skip
+    changes = (*cohort.set, *texts, f"model.slides={json.dumps(sizes)}", "model.dim=null",
+               "optimisation.learning_rate=1.0e-9")  # fmt: skip
+    cfg = cohort.model_copy(update={"set": changes})
+    train_align(cfg)
+    model = load_aligned(cfg.output, "cpu").model
+    wanted = read_bert(str(bert))
+    assert model.tokenizer is not None
+    assert model.tokenizer.to_json() == wanted.tokenizer.to_json()
+    key = model.state_dict()["slides.encoder.network.layers.0.attention.key.weight"]
+    theirs = wanted.state["encoder.layer.0.attention.self.key.weight"]
+    torch.testing.assert_close(key, theirs, atol=1e-4, rtol=0)
+    none = cfg.model_copy(update={"set": (*changes, "model.texts.bert=/no/such/bert")})
+    with pytest.raises(WeightsError, match="cannot be loaded"):
+        train_align(none)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from wsiprep.core.errors import ConfigError
 from wsiprep.models.encoders import registry
+from wsiprep.models.towers import SlideTower
 from wsiprep.train.language.instruct_config import AssistantRecipe
 from wsiprep.train.language.recipe import AlignRecipe, load_recipe, recipe_names, section
 
@@ -31,6 +33,24 @@ def test_shipped_recipe_is_sound(name: str) -> None:
         side = settings.model.slides
         if side is not None:
             registry.load(side.encoder).Config(**side.options)
+
+
+def test_pathflip_v2_has_one_head() -> None:
+    """The encoder ends in Linear, RMSNorm and dropout; a second head would do it twice."""
+    side = section(load_recipe("pathflip-v2"), "align", AlignRecipe).model.slides
+    tower = SlideTower(side, 8, None)
+    norms = [n for n, m in tower.named_modules() if isinstance(m, torch.nn.RMSNorm) and "head" in n]
+    assert norms == ["encoder.slide_head.norm", "encoder.patch_head.norm"]
+    assert not list(tower.head.parameters()) + list(tower.local_head.parameters())
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_what_every_training_does_its_own_way_is_noted(name: str) -> None:
+    noted = " ".join(load_recipe(name).deviations)
+    assert "betas of 0.9 and 0.98" in noted
+    assert "clipped at length 1" in noted
+    if name in ("pathflip", "pathalign"):
+        assert "model.texts.bert" in noted
 
 
 def test_values_are_changed_one_by_one() -> None:

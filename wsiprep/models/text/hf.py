@@ -22,7 +22,7 @@ from wsiprep.core.config import Settings
 from wsiprep.core.errors import ConfigError, PluginUnavailableError, WeightsError
 from wsiprep.models.text.encoder import Pooling, TextOut, pool_tokens
 
-__all__ = ["HFTextConfig", "HFTextEncoder"]
+__all__ = ["HFTextConfig", "HFTextEncoder", "load_pretrained"]
 
 _EXTRA = "pip install 'wsiprep[language]'."
 
@@ -73,7 +73,7 @@ class HFTextEncoder(nn.Module):
     def __init__(self, cfg: HFTextConfig, *, seed: int = 0) -> None:
         super().__init__()
         self.cfg = cfg
-        self.tokenizer, network, source = _load(cfg.model)
+        self.tokenizer, network, source = load_pretrained(cfg.model)
         self.model = _text_part(network, cfg.model)
         self.dim = int(self.model.config.hidden_size)
         self._check_fits()
@@ -208,8 +208,16 @@ class HFTextEncoder(nn.Module):
             parameter.requires_grad_(".lora_" in name)
 
 
-def _load(model: str) -> tuple[Any, Any, str | None]:
-    """Tokenizer, network in float32, and the revision on the hub (None of a folder)."""
+def load_pretrained(model: str) -> tuple[Any, Any, str | None]:
+    """Tokenizer, network in float32, and the revision on the hub (None of a folder).
+
+    Args:
+        model: Folder, or `owner/name` or `owner/name@revision` on the hub.
+
+    Raises:
+        PluginUnavailableError: transformers are not installed.
+        WeightsError: it cannot be fetched or read.
+    """
     try:
         from transformers import AutoModel, AutoTokenizer
     except ImportError as err:

@@ -114,6 +114,10 @@ class Tokenizer:
         """Of what it is; equal for equal tokenizers."""
         return digest(json.loads(self.to_json()))
 
+    def id_of(self, word: str) -> int | None:
+        """The id of a word of the vocabulary, or None."""
+        return self._word_ids.get(word)
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without special tokens but `<unk>` (words only)."""
         if self.kind == "word":
@@ -205,6 +209,10 @@ class Tokenizer:
             value = json.loads(text)
             if value["format"] != FORMAT:
                 raise ValueError(f"its format is {value['format']!r}, not {FORMAT!r}")
+            if value["kind"] == "wordpiece":
+                from wsiprep.models.text.bert import WordPieces
+
+                return WordPieces(value["words"], lower=bool(value["lower"]))
             if value["kind"] not in ("bpe", "word"):
                 raise ValueError(f"there is no kind {value['kind']!r}")
             return cls(value["kind"], merges=value.get("merges", ()), words=value.get("words", ()))

@@ -17,6 +17,7 @@ from wsiprep.train.language.text_file import first_character, read_lines, read_t
 __all__ = [
     "Record",
     "Source",
+    "csv_header",
     "csv_records",
     "json_records",
     "listed",
@@ -115,6 +116,16 @@ def load_json(source: Source) -> Any:
         return load_object(read_text(source.path))
     except ValueError as err:
         raise ManifestError(f"{source.path}: {err}.") from err
+
+
+def csv_header(source: Source) -> list[str]:
+    """Names of the columns of a CSV file, in lower case.
+
+    Raises:
+        ManifestError: it is not CSV.
+    """
+    reader = csv.reader(io.StringIO(read_text(source.path), newline=""), strict=True)
+    return [name.strip().lower() for name in next(_parsed(reader, source), [])]
 
 
 def csv_records(source: Source, columns: Iterable[str]) -> Iterator[Record]:

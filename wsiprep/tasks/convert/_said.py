@@ -19,7 +19,9 @@ __all__ = [
     "without_placeholder",
 ]
 
-_SUFFIX: Final = re.compile(r"\.(pt|pth|csv|h5|hdf5|npy|npz|zarr|svs|tiff?|ndpi|mrxs|jpe?g|png)$")
+_SUFFIX: Final = re.compile(
+    r"\.(pt|pth|csv|h5|hdf5|npy|npz|zarr|svs|tiff?|ndpi|mrxs|scn|bif|vms|dcm|jpe?g|png)$", re.I
+)
 _BARCODE: Final = re.compile(r"(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})(?![A-Za-z0-9])", re.I)
 _LETTERS: Final = "ABCDEFGH"
 _ROLES: Final[dict[str, Role]] = {

@@ -32,6 +32,7 @@ from wsiprep.models.objectives.region_sigmoid import RegionSigmoid
 from wsiprep.models.objectives.scale import cosines
 from wsiprep.models.objectives.top_k import SoftTopK
 from wsiprep.models.sampling import generator_for
+from wsiprep.models.text.bert import read_bert
 from wsiprep.models.text.captions import sub_captions
 from wsiprep.models.text.tokenizer import Tokenizer, train_bpe, train_words
 from wsiprep.models.towers import parameters_of
@@ -384,8 +385,12 @@ def prepare_align(cfg: LanguageTraining) -> Prepared:
     expect = cases.fingerprint
     held = Cases.of_stores(val, cfg.stores, recipe.sampling, expect=expect, **how) if val else None
     torch.manual_seed(cfg.seed)
-    tokenizer = make_tokenizer(recipe.model, learn)
-    model = Aligned(recipe.model, cases.fingerprint.dim, tokenizer, cfg.seed).to(processes.device)
+    bert = read_bert(recipe.model.texts.bert) if recipe.model.texts.bert else None
+    tokenizer = bert.tokenizer if bert is not None else make_tokenizer(recipe.model, learn)
+    model = Aligned(recipe.model, cases.fingerprint.dim, tokenizer, cfg.seed)
+    if bert is not None:
+        model.start_from_bert(bert.state)
+    model.to(processes.device)
     processes.share([model])
     learner = AlignLearner(model, recipe, cases, held, processes, seed=cfg.seed, name=named.name)
     decides = {
