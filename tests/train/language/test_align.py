@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from tests.train.language.aligned import (
     MADE_WITH,
     PERCEIVER,
     QFORMER,
+    SHARED,
     WORLD,
     cases_of,
     learner_of,
@@ -39,7 +37,6 @@ from wsiprep.train.language.recipe import Optimisation
 from wsiprep.train.language.rehearsal import rehearse_align
 
 torch.set_num_threads(1)
-SHARED = {"encoder": "shared", "tokens": "words"}
 OBJECTIVES = {
     "infonce and regions": {},
     "siglip": {"slide": "siglip", "region_weight": 0.0},
@@ -239,58 +236,6 @@ def test_learning_rate_rises_and_falls() -> None:
     assert rates[-1] == pytest.approx(0.1, abs=1e-3)
     assert all(a > b for a, b in pairwise(rates[10:]))
     assert learning_rate(Optimisation(warmup=0.5, steps=1), 1, 1) > 0
-
-
-TWO = """
-import sys, torch
-from pathlib import Path
-from tests.train.language.aligned import *
-from wsiprep.train.language.cases import batches
-from wsiprep.train.language.loop import RunPlan, train
-from wsiprep.train.language.processes import join_processes
-torch.set_num_threads(1)
-processes = join_processes(torch.device("cpu"))
-out = Path(sys.argv[1])
-recipe = recipe_of(optimisation={"steps": 2, "micro_batch": int(sys.argv[2])})
-cases = cases_of(WORLD.train(12))
-learner = learner_of(recipe, cases, processes=processes)
-batch = next(iter(batches(cases, 6, 1, 1, rank=processes.rank, world=processes.world)))
-learner.backward(batch)
-found = {n: p.grad.clone() for n, p in learner.model.named_parameters() if p.grad is not None}
-learner.model.zero_grad()
-train(learner, cases, recipe.optimisation, RunPlan(out, 1, 2), processes)
-if processes.main:
-    torch.save(found, out / "gradients.pt")
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("micro", [1, 6])
-def test_two_processes_learn_as_one(micro: int, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    script = tmp_path / "two.py"
-    script.write_text(TWO)
-    root = str(Path(__file__).parents[3])
-
-    def run(world: int) -> tuple[dict[str, torch.Tensor], str]:
-        out = tmp_path / f"{world}"
-        env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": root, "MASTER_ADDR": "127.0.0.1",
-               "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}  # fmt: skip
-        command = [sys.executable, str(script), str(out), str(micro)]
-        ranks = [{**env, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(world)]
-        started = [subprocess.Popen(command, env=rank, cwd=root) for rank in ranks]
-        assert [process.wait(300) for process in started] == [0] * world
-        return torch.load(out / "gradients.pt", weights_only=True), (out / "log.csv").read_text()
-
-    (one, log), (two, other) = run(1), run(2)
-    assert one.keys() == two.keys()
-    largest = max(float(gradient.abs().max()) for gradient in one.values())
-    for name, gradient in one.items():
-        assert torch.allclose(gradient, two[name], rtol=1e-3, atol=1e-5 * largest), name
-    losses = [[float(row.split(",")[2]) for row in text.splitlines()[1:]] for text in (log, other)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 SPEC = EncoderSpec("planted", DIM, None, (0.5,) * 3, (0.5,) * 3)
