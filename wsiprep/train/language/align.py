@@ -98,7 +98,7 @@ class AlignLearner:
         ]
 
     def backward(self, batch: Batch) -> dict[str, Tensor]:
-        """Gradients of a step; losses by name."""
+        """Gradients of a step; losses by name, and as tokens the patches that were read."""
         captions = [caption_of(sample) for sample in batch.samples]
         asked, losses = Asked.of(self.losses, batch), self.losses
         micro = self.recipe.optimisation.micro_batch or len(batch.bags)
@@ -142,7 +142,8 @@ class AlignLearner:
             found["matching"] = losses.matching_backward(parts, batch.step)
             found["loss"] = found["loss"] + self.wanted.matching_weight * found["matching"]
         self.processes.average_gradients(parameters_of(*averaged))
-        return found
+        read = float(sum(len(bag) for bag in batch.bags))
+        return {**found, "tokens": torch.tensor(read, device=self.processes.device)}
 
     def validate(self) -> dict[str, float]:
         """Retrieval among validation samples, both ways; captions that say the same are one."""
@@ -218,7 +219,7 @@ def prepare_align(cfg: LanguageTraining) -> Prepared:
     named = load_recipe(cfg.recipe)
     recipe = section(named, "align", AlignRecipe, cfg.set)
     samples = read_manifest(cfg.data)
-    given = read_manifest(cfg.val) if cfg.val is not None else samples
+    given = samples if cfg.val is None else read_manifest(cfg.val)
     learn = [one for one in samples if one.split in ("", "train") and caption_of(one)]
     val = [one for one in given if one.split in ("", "val") and caption_of(one)]
     val = val if cfg.val is not None else [one for one in val if one.split == "val"]
@@ -227,8 +228,7 @@ def prepare_align(cfg: LanguageTraining) -> Prepared:
             f"{cfg.data} has no sample to learn from: none of split train has a caption.",
             hint="`wsiprep convert --split patient` divides samples.",
         )
-    if cfg.val is None:
-        check_apart(samples)
+    check_apart(samples, () if cfg.val is None else given)
     processes = join_processes(resolve_device(cfg.device), cfg.precision)
     how: dict[str, Any] = {
         "seed": cfg.seed, "grid": cfg.features_grid, "encoder": cfg.features_encoder
