@@ -153,7 +153,8 @@ class TrainStep:
         per_s: Samples a second since the last report.
         unit: What a sample is.
         scores: After a validation, by name.
-        tokens_per_s: Tokens that a language model read a second, likewise; None without one.
+        tokens_per_s: Tokens that a language model read a second, likewise, or patches that a slide
+            encoder did; None where neither learns.
     """
 
     step: int

@@ -19,7 +19,12 @@ from torch.nn import functional as F
 
 from wsiprep.models.language.projector import Projector, ProjectorConfig
 from wsiprep.models.language.tiny import TinyConfig, TinyLanguageModel
-from wsiprep.models.objectives.caption import NOT_COUNTED, caption_labels, caption_loss
+from wsiprep.models.objectives.caption import (
+    NOT_COUNTED,
+    caption_labels,
+    caption_nats,
+    mean_of_nats,
+)
 from wsiprep.models.objectives.region_pool import pad_runs
 from wsiprep.models.text.tokenizer import Tokenizer
 
@@ -52,27 +57,44 @@ class CaptionHead(nn.Module, ABC):
             captions: One for each slide.
             max_tokens: Most tokens of a caption; what is longer loses its end.
         """
+        return mean_of_nats(*self.nats(tokens, counts, captions, max_tokens))
+
+    def nats(
+        self, tokens: Tensor, counts: Tensor, captions: Sequence[str], max_tokens: int
+    ) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of the captions' tokens, their sum, and how many they are.
+
+        What slides of one batch give adds up to what they give in several, and processes exchange
+        nothing. Arguments as of `forward`.
+
+        Returns:
+            float32 scalar and int64 scalar.
+        """
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
         shown, there = pad_runs(self.projector(tokens, starts).embeds, owner, len(counts))
         ids, mask = self.tokenizer.batch(captions, max_tokens=max_tokens)
-        return self._loss(shown, there, ids.to(tokens.device), mask.to(tokens.device))
+        return self._nats(shown, there, ids.to(tokens.device), mask.to(tokens.device))
 
     @abstractmethod
-    def _loss(self, shown: Tensor, there: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """The loss, of slides (B, M, d) with bool (B, M), and captions (B, L) with bool (B, L)."""
+    def _nats(
+        self, shown: Tensor, there: Tensor, ids: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Sum and count, of slides (B, M, d), bool (B, M), and captions (B, L), bool (B, L)."""
 
 
 class PrefixCaptions(CaptionHead):
     """The caption goes on from the slide's tokens."""
 
-    def _loss(self, shown: Tensor, there: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    def _nats(
+        self, shown: Tensor, there: Tensor, ids: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
         labels = caption_labels(ids, mask, prefix=shown.shape[1])
         # The place before `<bos>` is padding for slides with fewer tokens than others.
         labels[:, shown.shape[1]] = NOT_COUNTED
         embeds = torch.cat([shown, self.decoder.embed(ids).to(shown.dtype)], dim=1)
         out = self.decoder(embeds, torch.cat([there, mask], dim=1))
-        return caption_loss(out.logits, labels)
+        return caption_nats(out.logits, labels)
 
 
 class CrossCaptions(CaptionHead):
@@ -84,7 +106,9 @@ class CrossCaptions(CaptionHead):
         self.alone = cfg.layers // 2
         self.looks = nn.ModuleList(_Look(cfg) for _ in range(self.alone, cfg.layers))
 
-    def _loss(self, shown: Tensor, there: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    def _nats(
+        self, shown: Tensor, there: Tensor, ids: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
         def look(block: int, stream: Tensor) -> Tensor:
             if block < self.alone:
                 return stream
@@ -92,7 +116,7 @@ class CrossCaptions(CaptionHead):
             return seen
 
         logits = self.decoder.logits(self.decoder.embed(ids), mask, after=look)
-        return caption_loss(logits, caption_labels(ids, mask))
+        return caption_nats(logits, caption_labels(ids, mask))
 
 
 class _Look(nn.Module):

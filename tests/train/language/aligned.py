@@ -32,6 +32,7 @@ PERCEIVER = {
     "encoder": "perceiver",
     "options": {"dim": 32, "latents": 9, "heads": 4, "dropout": 0.0, "attention_dropout": 0.0},
 }
+SHARED = {"encoder": "shared", "tokens": "words"}
 TEXT = {"tokens": "words", "options": {"dim": 32, "layers": 1, "heads": 4, "dropout": 0.0}}
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from tests.train.language.aligned import (
     MADE_WITH,
     PERCEIVER,
     QFORMER,
+    SHARED,
     WORLD,
     cases_of,
     learner_of,
@@ -35,12 +34,11 @@ from wsiprep.train.language.cases import batches
 from wsiprep.train.language.checkpoint import Checkpoints, load_aligned, locate, save_aligned
 from wsiprep.train.language.config import LanguageTraining
 from wsiprep.train.language.loop import RunPlan, learning_rate, train
-from wsiprep.train.language.manifest import Sample, write_manifest
+from wsiprep.train.language.manifest import Sample, read_manifest, write_manifest
 from wsiprep.train.language.recipe import Optimisation
 from wsiprep.train.language.rehearsal import rehearse_align
 
 torch.set_num_threads(1)
-SHARED = {"encoder": "shared", "tokens": "words"}
 OBJECTIVES = {
     "infonce and regions": {},
     "siglip": {"slide": "siglip", "region_weight": 0.0},
@@ -89,7 +87,7 @@ def test_soft_top_k_looks_at_patches(cases: Any) -> None:
     })  # fmt: skip
     learner = learner_of(recipe, cases)
     losses = learner.backward(first_batch(cases))
-    assert set(losses) == {"slide", "region", "loss"}
+    assert set(losses) == {"slide", "region", "loss", "tokens"}
     learner.model.eval()
     scores = learner.model.ground(pack([cases.bag(0, 0)]), ["keratin pearls seen."], "attention")
     assert torch.allclose(scores.sum(dim=1), torch.ones(1), atol=1e-5)
@@ -139,6 +137,44 @@ class Stop(Exception):
     pass
 
 
+def steps_in(folder: Path) -> list[int]:
+    lines = (folder / "log.csv").read_text().splitlines()
+    return [int(line.split(",")[0]) for line in lines[1:]]
+
+
+def test_the_log_has_every_step_at_once(cases: Any, tmp_path: Path) -> None:
+    recipe = recipe_of(optimisation={"steps": 4})
+    told: list[list[int]] = []
+    train(
+        learner_of(recipe, cases, cases_of(WORLD.test())), cases, recipe.optimisation,
+        RunPlan(tmp_path, 1, 3), HERE, lambda _: told.append(steps_in(tmp_path)),
+    )  # fmt: skip
+    assert told == [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]
+    names, *rows = [line.split(",") for line in (tmp_path / "log.csv").read_text().splitlines()]
+    assert [bool(row[names.index("val/mrr")]) for row in rows] == [False, False, True, True]
+    # Another run in the folder begins a log of its own.
+    train(learner_of(recipe, cases), cases, recipe.optimisation, RunPlan(tmp_path, 1, 4), HERE)
+    assert steps_in(tmp_path) == [1, 2, 3, 4]
+    assert "val/mrr" not in (tmp_path / "log.csv").read_text()
+
+
+@pytest.mark.parametrize("decoder", ["prefix", "cross"])
+def test_captions_are_said_of_a_micro_batch_at_once(decoder: str, cases: Any) -> None:
+    name = "captions" if decoder == "prefix" else "captions by attention"
+    recipe = recipe_of(objectives=OBJECTIVES[name], optimisation={"micro_batch": 2})
+    learner = learner_of(recipe, cases)
+    head, seen = learner.model.heads["caption"], []
+    honest = head.decoder.embed
+
+    def watched(ids: torch.Tensor) -> torch.Tensor:
+        seen.append(len(ids))
+        return honest(ids)
+
+    head.decoder.embed = watched
+    learner.backward(first_batch(cases))
+    assert seen == [2] * 6  # three micro-batches, forward twice
+
+
 @pytest.mark.parametrize("dropout", [0.1])
 def test_resume_is_to_the_bit(dropout: float, cases: Any, tmp_path: Path) -> None:
     slides = {**QFORMER, "options": {**QFORMER["options"], "dropout": dropout}}
@@ -161,6 +197,8 @@ def test_resume_is_to_the_bit(dropout: float, cases: Any, tmp_path: Path) -> Non
 
     whole = run(tmp_path / "whole")
     assert not run(tmp_path / "parts", stop=5)
+    # Validated and kept at step 4; what was taken since is in the log, and is taken again.
+    assert steps_in(tmp_path / "parts") == [1, 2, 3, 4, 5]
     parts = run(tmp_path / "parts", resume=True)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert (tmp_path / "whole/log.csv").read_text() == (tmp_path / "parts/log.csv").read_text()
@@ -242,58 +280,6 @@ def test_learning_rate_rises_and_falls() -> None:
     assert learning_rate(Optimisation(warmup=0.5, steps=1), 1, 1) > 0
 
 
-TWO = """
-import sys, torch
-from pathlib import Path
-from tests.train.language.aligned import *
-from wsiprep.train.language.cases import batches
-from wsiprep.train.language.loop import RunPlan, train
-from wsiprep.train.language.processes import join_processes
-torch.set_num_threads(1)
-processes = join_processes(torch.device("cpu"))
-out = Path(sys.argv[1])
-recipe = recipe_of(optimisation={"steps": 2, "micro_batch": int(sys.argv[2])})
-cases = cases_of(WORLD.train(12))
-learner = learner_of(recipe, cases, processes=processes)
-batch = next(iter(batches(cases, 6, 1, 1, rank=processes.rank, world=processes.world)))
-learner.backward(batch)
-found = {n: p.grad.clone() for n, p in learner.model.named_parameters() if p.grad is not None}
-learner.model.zero_grad()
-train(learner, cases, recipe.optimisation, RunPlan(out, 1, 2), processes)
-if processes.main:
-    torch.save(found, out / "gradients.pt")
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("micro", [1, 6])
-def test_two_processes_learn_as_one(micro: int, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    script = tmp_path / "two.py"
-    script.write_text(TWO)
-    root = str(Path(__file__).parents[3])
-
-    def run(world: int) -> tuple[dict[str, torch.Tensor], str]:
-        out = tmp_path / f"{world}"
-        env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": root, "MASTER_ADDR": "127.0.0.1",
-               "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}  # fmt: skip
-        command = [sys.executable, str(script), str(out), str(micro)]
-        ranks = [{**env, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(world)]
-        started = [subprocess.Popen(command, env=rank, cwd=root) for rank in ranks]
-        assert [process.wait(300) for process in started] == [0] * world
-        return torch.load(out / "gradients.pt", weights_only=True), (out / "log.csv").read_text()
-
-    (one, log), (two, other) = run(1), run(2)
-    assert one.keys() == two.keys()
-    largest = max(float(gradient.abs().max()) for gradient in one.values())
-    for name, gradient in one.items():
-        assert torch.allclose(gradient, two[name], rtol=1e-3, atol=1e-5 * largest), name
-    losses = [[float(row.split(",")[2]) for row in text.splitlines()[1:]] for text in (log, other)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
-
-
 SPEC = EncoderSpec("planted", DIM, None, (0.5,) * 3, (0.5,) * 3)
 
 
@@ -323,6 +309,7 @@ def test_from_stores_to_a_checkpoint(cohort: LanguageTraining) -> None:
     heard: list[Any] = []
     done = train_align(cohort, heard.append)
     assert [step.step for step in heard] == [1, 2]
+    assert all(step.tokens_per_s > 100 * step.per_s > 0 for step in heard)
     assert done.scores.keys() == {"r_at_1", "r_at_5", "mrr"}
     read = load_aligned(cohort.output, "cpu")
     assert read.features.encoder == "planted"
@@ -334,8 +321,21 @@ def test_from_stores_to_a_checkpoint(cohort: LanguageTraining) -> None:
 def test_dry_run_writes_nothing(cohort: LanguageTraining) -> None:
     facts = rehearse_align(cohort)
     assert facts["samples"] == "5 to learn from, 1 to validate on"
+    patches = sum(len(slide.cell) for slide in WORLD.train(6)[:5])
+    assert facts["tokens of a step"] == f"{patches:,}, the patches of its slides"
     assert "learn" in facts["parameters"]
     assert not cohort.output.exists()
+
+
+def test_a_patient_in_both_files_is_refused(cohort: LanguageTraining) -> None:
+    samples = read_manifest(cohort.data)
+    held = replace(samples[0], id="again", split="")
+    write_manifest(cohort.data.parent / "val.jsonl", [held])
+    given = cohort.model_copy(update={"val": cohort.data.parent / "val.jsonl"})
+    with pytest.raises(ManifestError, match=r"in train \(sample .* in val \(sample 'again'\)"):
+        train_align(given)
+    write_manifest(cohort.data, samples[1:])
+    assert rehearse_align(given)["samples"] == "4 to learn from, 1 to validate on"
 
 
 def test_nothing_to_learn_from(cohort: LanguageTraining) -> None:

@@ -53,7 +53,7 @@ from wsiprep.train.language.instruct import (
     train_assistant,
 )
 from wsiprep.train.language.instruct_config import AssistantRecipe
-from wsiprep.train.language.manifest import Sample
+from wsiprep.train.language.manifest import Sample, write_manifest
 from wsiprep.train.language.processes import Processes
 from wsiprep.train.language.recipe import load_recipe, recipe_names, section
 
@@ -338,6 +338,19 @@ def test_samples_that_say_nothing_are_an_error(tmp_path: Path) -> None:
     held = prepare_assistant(few, "caption").learner.val
     assert held is not None
     assert len(held) == 1
+
+
+def test_a_patient_in_both_files_is_refused(tmp_path: Path) -> None:
+    stores, data = write_set(tmp_path)
+    held = replace(samples()[0], id="again")
+    write_manifest(tmp_path / "val.jsonl", [held])
+    cfg = training(tmp_path, stores, data, val=tmp_path / "val.jsonl")
+    with pytest.raises(ManifestError, match=r"in train \(sample .* in val \(sample 'again'\)"):
+        prepare_assistant(cfg, "instruct")
+    write_manifest(tmp_path / "val.jsonl", [replace(held, patient_id="p9", slides=("s5",))])
+    learner = prepare_assistant(cfg, "instruct").learner
+    assert learner.val is not None
+    assert [one.id for one in learner.val.samples] == ["again"]
 
 
 def made(parts: dict[str, Any], seed: int = 3) -> tuple[Assistant, AssistantParts]:

@@ -17,6 +17,7 @@ from tests.train.language.assistants import (
     RECIPE,
     bag_of,
     cases_of,
+    samples,
 )
 from wsiprep.core.errors import (
     ConfigError,
@@ -31,11 +32,14 @@ from wsiprep.models.language import Decoding, Turn, smollm2_path
 from wsiprep.models.sampling import Sampling
 from wsiprep.train.language.assistant_checkpoint import load_assistant, read_start, save_assistant
 from wsiprep.train.language.cases import Batch
-from wsiprep.train.language.checkpoint import read_weights
+from wsiprep.train.language.checkpoint import locate, read_weights
 from wsiprep.train.language.instruct import InstructLearner
 from wsiprep.train.language.instruct_config import AssistantRecipe
+from wsiprep.train.language.loop import RunPlan, train
 from wsiprep.train.language.manifest import Sample
+from wsiprep.train.language.master import hold_in_float32
 from wsiprep.train.language.processes import Processes
+from wsiprep.train.language.rehearsal import sizes
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -165,6 +169,73 @@ def test_adapters_that_a_recipe_stopped_are_kept(llm: Path, tmp_path: Path) -> N
     model.get_submodule("language").requires_grad_(requires_grad=False)
     found = load_assistant(saved(tmp_path / "a", model, parts), "cpu").model
     assert torch.equal(found(bags(), TALK).loss, model(bags(), TALK).loss)
+
+
+def weights_after(llm: Path, dtype: str, folder: Path) -> list[dict[str, torch.Tensor]]:
+    """Of the language model, before and after six steps of full tuning at a small rate."""
+    values = {**RECIPE, "optimisation": {
+        "learning_rate": 2e-5, "warmup": 1, "steps": 6, "batch_size": 4, "weight_decay": 0.0
+    }}  # fmt: skip
+    how = AssistantRecipe.model_validate(values)
+    parts = parts_with(llm, "full", dtype=dtype)
+    torch.manual_seed(2)
+    model = make_assistant(parts, DIM, seed=4)
+    learner = InstructLearner(
+        model, parts, how, cases_of(samples()), None, Processes(0, 1, torch.device("cpu")),
+        command="instruct", name="full",
+    )  # fmt: skip
+    before = {n: p.detach().clone().float() for n, p in model.language.named_parameters()}
+    train(learner, learner.cases, how.optimisation, RunPlan(folder, 1, 6), learner.processes)
+    return [before, {n: p.detach().float() for n, p in model.language.named_parameters()}]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "auto"])
+def test_weights_of_bfloat16_that_learn_move_as_those_of_float32(
+    llm: Path, tmp_path: Path, dtype: str
+) -> None:
+    halves = tmp_path / "halves"
+    network = transformers.LlamaForCausalLM.from_pretrained(llm, dtype=torch.bfloat16)
+    network.save_pretrained(halves)
+    make_tokenizer().save_pretrained(halves)
+    moves = []
+    for kind in ("float32", dtype):
+        before, after = weights_after(halves, kind, tmp_path / kind)
+        moves.append(torch.cat([(after[n] - before[n]).flatten() for n in before]))
+    whole, rounded = moves
+    went = whole != 0
+    assert float(went.float().mean()) > 0.5
+    assert float((rounded[went] != 0).float().mean()) > 0.99
+    assert float(rounded.norm()) == pytest.approx(float(whole.norm()), rel=0.05)
+    assert float(torch.cosine_similarity(whole, rounded, dim=0)) > 0.9
+    kept = read_weights(locate(tmp_path / dtype))
+    assert {value.dtype for value in kept.values()} == {torch.float32}
+    # Read to be asked, they are of the dtype that the language model has.
+    asked = load_assistant(tmp_path / dtype, "cpu").model
+    assert {p.dtype for p in asked.language.parameters()} == {torch.bfloat16}
+
+
+def test_what_is_frozen_stays_in_bfloat16(llm: Path) -> None:
+    parts = parts_with(llm, "lora", dtype="bfloat16")
+    learner = InstructLearner(
+        make_assistant(parts, DIM, seed=4), parts, AssistantRecipe.model_validate(RECIPE),
+        cases_of(samples()), None, Processes(0, 1, torch.device("cpu")),
+        command="instruct", name="lora",
+    )  # fmt: skip
+    kinds = {(p.requires_grad, p.dtype) for p in learner.model.language.parameters()}
+    assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
+    assert learner.model.language.rounds_to is None
+
+
+def test_the_estimate_of_memory_counts_float32_weights(llm: Path) -> None:
+    language = make_assistant(parts_with(llm, "full", dtype="bfloat16"), DIM, seed=4).language
+    learns, stays = (torch.nn.Linear(1024, 1024, bias=False, dtype=torch.bfloat16) for _ in "ab")
+    stays.requires_grad_(requires_grad=False)
+    language.network = torch.nn.Sequential(learns, stays)
+    hold_in_float32(language)
+    told = sizes(language)
+    assert told["weights"] == "6 MiB"
+    assert told["gradients and optimiser"] == "12 MiB"
+    assert language.rounds_to is torch.bfloat16
 
 
 def test_names_of_language_models(llm: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,29 @@ def test_adapters_of_a_spread_model_learn_as_those_of_a_whole_one(tmp_path: Path
     assert load_assistant(tmp_path / "spread", "cpu").parts == parts
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_spread_model_of_bfloat16_learns_in_float32(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("peft")
+    from tests.train.language.test_instruct_hf import make_llm, parts_with
+
+    llm = make_llm(tmp_path / "llm", seed=0)
+    values = parts_with(llm, "full", dtype="bfloat16").model_dump(mode="json")
+    two(tmp_path, parts=values)
+    parts = AssistantParts.model_validate(values)
+    run(learner_of(parts, ALONE, spread=False, **UNEVEN), tmp_path / "one")
+    for one, other in zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "spread"), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=5e-3)  # bfloat16 rounds
+        assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=3e-2)
+    first, second = (read_weights(locate(tmp_path / name)) for name in ("one", "spread"))
+    assert {weight.dtype for weight in second.values()} == {torch.float32}
+    assert first.keys() == second.keys()
+    # Not what bfloat16 could have held.
+    block = next(weight for name, weight in second.items() if "q_proj" in name)
+    assert not torch.equal(block, block.bfloat16().float())
+
+
 def test_one_process_has_nobody_to_spread_over(tmp_path: Path) -> None:
     stores, data = write_set(tmp_path)
     with pytest.raises(ConfigError, match="drop --shard"):

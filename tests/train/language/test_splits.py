@@ -125,6 +125,18 @@ def test_splits_that_share_a_patient_are_refused():
     for other in (sample(3, "a", ["s9"], "test"), sample(3, "", ["s1"], "test")):
         with pytest.raises(ManifestError, match=r"'a' is in train \(sample '1'\) and in test"):
             check_apart([*apart, other])
+    # A sample without a split is one to learn from.
+    with pytest.raises(ManifestError, match=r"in train \(sample '3'\) and in test \(sample '2'\)"):
+        check_apart([sample(3, "b", ["s9"], ""), *apart])
     with pytest.raises(ValueError, match="nothing to train on"):
         divide(apart, val=0.5, test=0.5)
     assert replace(apart[0], split="") == sample(1, "a", ["s1"])
+
+
+def test_two_files_that_share_a_patient_are_refused():
+    learn = [sample(1, "a", ["s1"], ""), sample(2, "b", ["s2"], "val")]
+    check_apart(learn, [sample(3, "c", ["s3"], ""), sample(4, "b", ["s2"], "")])
+    for other in (sample(3, "a", ["s9"], ""), sample(3, "", ["x/s1.zarr"], "val")):
+        with pytest.raises(ManifestError, match=r"'a' is in train .* and in val \(sample '3'\)"):
+            check_apart(learn, [other])
+    check_apart([sample(1, "a", ["s1"])], [sample(1, "a", ["s1"], "train")])  # one file, twice

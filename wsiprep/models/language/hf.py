@@ -59,7 +59,9 @@ class HfConfig(Settings):
     seed: int = 0
     """Seed of the adapters' first weights."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the weights; auto is that of the files, and float32 for GGUF."""
+    """Of the weights; auto is that of the files, and float32 for GGUF. Weights that learn are
+    float32 in training and in checkpoints, and computed with in bfloat16 where this is of 16 bits;
+    read again, they are of this dtype."""
     attention: Literal["auto", "sdpa", "eager"] = "auto"
     """How attention is computed; auto is the best that the model has."""
     activation_checkpointing: bool = False

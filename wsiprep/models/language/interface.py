@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -135,7 +136,14 @@ class LanguageOut:
 
 
 class LanguageModel(nn.Module, ABC):
-    """A causal language model that takes embeddings."""
+    """A causal language model that takes embeddings.
+
+    Attributes:
+        rounds_to: What matrix products are rounded to, where that is not the dtype of the weights:
+            in training, weights may be held in a wider one.
+    """
+
+    rounds_to: torch.dtype | None = None
 
     @property
     @abstractmethod
@@ -206,7 +214,11 @@ class LanguageModel(nn.Module, ABC):
         if columns is None:
             whole = torch.arange(length, device=device)
             columns = whole if labels is None else labelled_columns(labels)
-        logits = self._logits(inputs_embeds, attention_mask, position_ids, columns, cache)
+        with (
+            nullcontext() if self.rounds_to is None
+            else torch.autocast(device.type, self.rounds_to)
+        ):  # fmt: skip
+            logits = self._logits(inputs_embeds, attention_mask, position_ids, columns, cache)
         none = torch.zeros((), dtype=torch.int64, device=device)
         loss, tokens = (None, none) if labels is None else token_loss(logits, columns, labels)
         return LanguageOut(logits=logits, columns=columns, loss=loss, tokens=tokens)

@@ -16,7 +16,14 @@ from torch.utils.checkpoint import checkpoint
 
 from wsiprep.models.objectives.gather import processes, total
 
-__all__ = ["NOT_COUNTED", "caption_labels", "caption_loss", "caption_loss_of_hidden"]
+__all__ = [
+    "NOT_COUNTED",
+    "caption_labels",
+    "caption_loss",
+    "caption_loss_of_hidden",
+    "caption_nats",
+    "mean_of_nats",
+]
 
 NOT_COUNTED: Final = -100
 
@@ -48,8 +55,34 @@ def caption_loss(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0
     Returns:
         A float32 scalar; 0 where nothing is counted.
     """
+    return mean_of_nats(*caption_nats(logits, labels, label_smoothing=label_smoothing))
+
+
+def caption_nats(
+    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the next token, of this process alone: a sum, so that it adds up.
+
+    Args:
+        logits: float (B, L, V).
+        labels: int64 (B, L), -100 where nothing is to be learned.
+        label_smoothing: As of `caption_loss`.
+
+    Returns:
+        float32 scalar, the sum over counted tokens; int64 scalar, how many these are.
+    """
     loss = _next_token(logits[:, :-1], labels[:, 1:], label_smoothing)
-    return _per_token(loss, labels)
+    return loss, _counted(labels)
+
+
+def mean_of_nats(nats: Tensor, count: Tensor) -> Tensor:
+    """The mean over the tokens of all processes; a share, see the package.
+
+    Args:
+        nats: float32 scalar, the sum of this process.
+        count: int64 scalar, its tokens.
+    """
+    return nats * processes() / total(count.float()).clamp(min=1)
 
 
 def caption_loss_of_hidden(
@@ -85,7 +118,7 @@ def caption_loss_of_hidden(
     for some, of in zip(torch.split(rows, chunk), torch.split(wanted, chunk), strict=True):
         if len(some):
             loss = loss + checkpoint(part, some, of, use_reentrant=False)
-    return _per_token(loss, labels)
+    return mean_of_nats(loss, _counted(labels))
 
 
 def _next_token(logits: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
@@ -98,6 +131,5 @@ def _next_token(logits: Tensor, target: Tensor, label_smoothing: float) -> Tenso
     )
 
 
-def _per_token(loss: Tensor, labels: Tensor) -> Tensor:
-    count = total((labels[:, 1:] != NOT_COUNTED).sum().float())
-    return loss * processes() / count.clamp(min=1)
+def _counted(labels: Tensor) -> Tensor:
+    return (labels[:, 1:] != NOT_COUNTED).sum()

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from wsiprep.models.objectives.gather import processes, total
 
-__all__ = ["Fuse", "MatchingHead", "hard_negatives", "matching_loss"]
+__all__ = ["Fuse", "MatchingHead", "hard_negatives", "matching_loss", "pairs_of"]
 
 Fuse = Callable[[Tensor, Tensor], Tensor]
 """Numbers of slides and of texts, both int64 (n,), to vectors of the pairs, float (n, q, d)."""
@@ -75,6 +75,7 @@ def matching_loss(
     *,
     generator: torch.Generator,
     ignore: Tensor | None = None,
+    pairs: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy over true pairs and hard wrong ones; a share, see the package.
 
@@ -84,6 +85,8 @@ def matching_loss(
         similarity: float (b, b), scaled cosines of slide i and text j of this process.
         generator: On the CPU.
         ignore: bool (b, b), pairs whose texts say the same.
+        pairs: float scalar, pairs of the whole step over all processes (`pairs_of`), where this is
+            a part of it: processes may then have different numbers of parts. Counted here without.
 
     Returns:
         Loss, a float32 scalar, and bool (n,), which of the pairs were answered rightly: first the
@@ -101,8 +104,19 @@ def matching_loss(
     truth = torch.zeros(len(slides), dtype=torch.int64, device=device)
     truth[:count] = 1
     loss = functional.cross_entropy(logits, truth, reduction="sum")
-    pairs = total(torch.tensor(float(len(slides)), device=device))
+    if pairs is None:
+        pairs = total(torch.tensor(float(len(slides)), device=device))
     return loss * processes() / pairs.clamp(min=1), logits.argmax(dim=1) == truth
+
+
+def pairs_of(ignore: Tensor) -> int:
+    """Pairs that `matching_loss` asks of, wrong ones included: they do not depend on the draw.
+
+    Args:
+        ignore: bool (b, b), pairs whose texts say the same.
+    """
+    free = ~(ignore.cpu() | torch.eye(len(ignore), dtype=torch.bool))
+    return len(ignore) + int(free.any(dim=0).sum()) + int(free.any(dim=1).sum())
 
 
 def _flip(ignore: Tensor | None) -> Tensor | None:

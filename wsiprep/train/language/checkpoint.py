@@ -108,6 +108,8 @@ class Checkpoints:
         if best:
             names["best"] = name
         write_whole(self.run / INDEX, json.dumps(names, indent=1).encode())
+        for rest in self.run.glob(".trash-*"):  # of a run that was killed
+            shutil.rmtree(rest)
         for old in self.run.glob("step-*"):
             if old.is_dir() and old.name not in names.values():
                 shutil.rmtree(old)
@@ -133,8 +135,6 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(ready, ignore_errors=True)
         ready.mkdir()
         write(ready)
-        if folder.exists():
-            shutil.rmtree(folder)
         publish_folder(ready, folder)
 
 

@@ -35,6 +35,7 @@ from wsiprep.train.language.conversations import conversations_of, question_of, 
 from wsiprep.train.language.instruct_config import AssistantRecipe
 from wsiprep.train.language.loop import Rate, RunPlan, Trained, train
 from wsiprep.train.language.manifest import Sample, data_sha256, read_manifest
+from wsiprep.train.language.master import hold_in_float32
 from wsiprep.train.language.processes import Processes, join_processes
 from wsiprep.train.language.recipe import load_recipe, section
 from wsiprep.train.language.rehearsal import rehearsed, sizes
@@ -55,6 +56,8 @@ DRAWN: Final = "samples of validation"
 
 class InstructLearner:
     """See `loop.Learner`.
+
+    Weights of 16 bits that learn become float32 (`master`).
 
     Args:
         model: What learns.
@@ -92,6 +95,7 @@ class InstructLearner:
         if not how.text_rate:
             for weight in model.language.parameters():
                 weight.requires_grad_(False)
+        hold_in_float32(model.language)
 
     @property
     def module(self) -> nn.Module:
@@ -246,11 +250,11 @@ def prepare_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
     tokenizer = _tokenizer(parts, start, learn, command, recipe)
     torch.manual_seed(cfg.seed)
     model = make_assistant(parts, cases.fingerprint.dim, tokenizer, seed=cfg.seed)
-    if start is not None:
-        start.fill(model)
     learner = InstructLearner(
         model, parts, recipe, cases, held, processes, command=command, name=named.name
     )
+    if start is not None:  # now, so that what learns goes on from float32 weights unrounded
+        start.fill(model)
     if cfg.shard:
         shard(model.get_submodule("language"), processes)
     model.to(processes.device)
@@ -329,10 +333,11 @@ def _samples(
             f"{cfg.data} has no sample to learn from: none of split train has {what}.",
             hint="`wsiprep convert --split patient` divides samples.",
         )
+    given = [] if cfg.val is None else read_manifest(cfg.val)
+    check_apart(samples, given)
     if cfg.val is not None:
-        val = [one for one in read_manifest(cfg.val) if one.split in ("", "val") and says(one)]
+        val = [one for one in given if one.split in ("", "val") and says(one)]
     else:
-        check_apart(samples)
         val = [one for one in samples if one.split == "val" and says(one)]
     if len(val) > recipe.validate_most:
         drawn = torch.randperm(len(val), generator=generator_for(cfg.seed, 0, DRAWN))

@@ -8,7 +8,6 @@ that it would have had undisturbed, to the bit.
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 import time
@@ -30,6 +29,7 @@ from wsiprep.train.language.checkpoint import Checkpoints
 from wsiprep.train.language.processes import Processes
 from wsiprep.train.language.recipe import Optimisation
 from wsiprep.train.language.sharding import any_spread, own_part, own_parts, whole_again
+from wsiprep.train.language.step_log import StepLog
 
 __all__ = ["Learner", "Rate", "RunPlan", "Trained", "learning_rate", "train"]
 
@@ -73,7 +73,7 @@ class Learner(Protocol):
 
         Returns:
             `loss`, and what it is made of, for the log: of this process, detached. `tokens`, where
-            it is there, is how many a language model read.
+            it is there, is how many a language model read, or patches a slide encoder.
         """
         ...
 
@@ -235,7 +235,7 @@ class _Run:
         self.learner, self.optimiser, self.plan = learner, optimiser, plan
         self.processes, self.key = processes, key
         self.checkpoints = Checkpoints(plan.output)
-        self.rows: list[dict[str, Any]] = []
+        self.log = StepLog(plan.output / LOG, writes=processes.main)
         self.best = -math.inf
         self._events = _events(plan) if processes.main else None
 
@@ -257,21 +257,20 @@ class _Run:
         """Put a step into the log."""
         row = {"step": batch.step, "epoch": batch.epoch, **losses, "learning_rate": rate,
                "gradient_norm": norm, **{f"val/{k}": v for k, v in scores.items()}}  # fmt: skip
-        self.rows.append(row)
+        self.log.add(row)
         if self._events is not None:
             for name, value in row.items():
                 if name not in ("step", "epoch"):
                     self._events.add_scalar(name, value, batch.step)
 
     def keep(self, step: int, scores: dict[str, float]) -> None:
-        """Write checkpoint, log and state."""
+        """Write checkpoint and state."""
         score = scores.get(self.learner.main_score, -math.inf)
         better = score > self.best
         self.best = max(self.best, score)
         write = self.learner.saving()
         if self.processes.main:
             self.checkpoints.add(step, write, best=better)
-            write_whole(self.plan.output / LOG, _table(self.rows))
         self._save_state(step)
 
     def end(self, steps: int, scores: dict[str, float]) -> Trained:
@@ -294,7 +293,7 @@ class _Run:
         moving = dict(_moving(self.learner.module))
         moments = self.optimiser.state_dict()
         if self.processes.main:
-            state |= {"key": self.key, "best": self.best, "rows": self.rows}
+            state |= {"key": self.key, "best": self.best, "rows": self.log.rows}
         else:  # what is not spread is in the state of the main process
             moving = {name: tensor for name, tensor in moving.items() if any_spread([tensor])}
             moments["state"] = {
@@ -343,7 +342,8 @@ class _Run:
         torch.set_rng_state(own["random"])
         if "cuda" in own:
             torch.cuda.set_rng_state(own["cuda"], self.processes.device)
-        self.rows, self.best = list(main["rows"]), float(main["best"])
+        self.log.restore(main["rows"])
+        self.best = float(main["best"])
         return step
 
 
@@ -374,16 +374,6 @@ def _read_state(path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, ValueError) as err:
         raise OutputError(f"{path} cannot be read: {err}.") from err
     return state
-
-
-def _table(rows: list[dict[str, Any]]) -> bytes:
-    text = io.StringIO()
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    table = csv.DictWriter(text, names, lineterminator="\n")
-    table.writeheader()
-    for row in rows:
-        table.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    return text.getvalue().encode()
 
 
 def _events(plan: RunPlan) -> Any:

@@ -36,7 +36,7 @@ def rehearse_align(cfg: LanguageTraining) -> dict[str, str]:
         "features": f"{made.cases.fingerprint.encoder}, {made.cases.fingerprint.dim} wide, "
         f"{made.cases.fingerprint.mpp:.4g} µm/px",
         "steps": f"{how.steps or steps_of(len(made.cases), size, how.epochs):,} of {size} slides",
-        "patches of a step": f"{sum(len(bag) for bag in batch.bags):,}",
+        "tokens of a step": f"{sum(len(bag) for bag in batch.bags):,}, the patches of its slides",
     }
     return {**facts, **sizes(made.learner.model), **rehearsed(made.learner, batch)}
 

@@ -49,9 +49,9 @@ def shard(language: nn.Module, processes: Processes) -> None:
     """Spread the blocks of a language model, and bring it to the device of each process.
 
     A block goes to the device, takes the weights of the first process, and is cut, before the next
-    one does: no device ever holds all of them. What learns must be settled before. With precision
-    bf16 blocks compute in bfloat16, and gradients are averaged in float32; weights and moments keep
-    their dtypes.
+    one does: no device ever holds all of them. What learns must be settled before, and be held in
+    float32 (`master`). With precision bf16, or where the model rounds to it, blocks compute in
+    bfloat16, and gradients are averaged in float32; weights and moments keep their dtypes.
 
     Args:
         language: See `interface.LanguageModel`; with all its weights, the same on each process.
@@ -65,7 +65,8 @@ def shard(language: nn.Module, processes: Processes) -> None:
     cut, policy_of, mesh_of = _fsdp()
     blocks = blocks_of(language)
     mesh = mesh_of(processes.device.type, (processes.world,))
-    rounded = torch.bfloat16 if processes.precision == "bf16" else None
+    asked = torch.bfloat16 if processes.precision == "bf16" else None
+    rounded = asked or getattr(language, "rounds_to", None)
     for block in blocks:
         block.to(processes.device)
         processes.share([block])

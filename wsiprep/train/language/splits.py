@@ -137,20 +137,26 @@ def overlap(first: Sequence[Sample], second: Sequence[Sample]) -> Overlap:
     )
 
 
-def check_apart(samples: Iterable[Sample]) -> None:
-    """Refuse samples of which one patient is in two splits.
+def check_apart(samples: Iterable[Sample], val: Iterable[Sample] = ()) -> None:
+    """Refuse samples of which one patient is in two splits, in one file or across two.
+
+    Args:
+        samples: Of a manifest; those without a split are for training where another has one.
+        val: Of a manifest to validate on, if there is one; there they are for validation.
 
     Raises:
         ManifestError: names the patient and two samples.
     """
-    samples = [sample for sample in samples if sample.split]
-    seen: dict[str, Sample] = {}
-    for patient, sample in zip(patients_of(samples), samples, strict=True):
-        other = seen.setdefault(patient, sample)
-        if other.split != sample.split:
+    samples, val = list(samples), list(val)
+    placed = [(one.split or "train", one) for one in samples]
+    placed += [(one.split or "val", one) for one in val]
+    seen: dict[str, tuple[str, Sample]] = {}
+    for patient, (split, one) in zip(patients_of([*samples, *val]), placed, strict=True):
+        first, other = seen.setdefault(patient, (split, one))
+        if first != split:
             raise ManifestError(
-                f"'{patient}' is in {other.split} (sample '{other.id}') and in {sample.split} "
-                f"(sample '{sample.id}').",
+                f"'{patient}' is in {first} (sample '{other.id}') and in {split} "
+                f"(sample '{one.id}').",
                 hint="`wsiprep convert --split patient` keeps patients apart.",
             )
 
