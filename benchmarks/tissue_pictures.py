@@ -1,9 +1,9 @@
 """What a segmenter finds, as pictures for the docs.
 
-cases.jpg     thumbnails drawn for what people ask about, each by its name, with what is found; and
-              CMU-1-Small-Region (OpenSlide's test data, CC0) where WSIPREP_SHARED has it
-<pair>.png    where the segmenter and the mask of a real pair disagree: no pixels of slides, masks
-              alone. Green: both. Red: the mask alone. Blue: found alone. Grey: nobody can tell.
+tissue_cases.jpg   thumbnails drawn for what people ask about, and what is found; and
+                   CMU-1-Small-Region (OpenSlide's test data, CC0) where WSIPREP_SHARED has it
+tissue_<pair>.png  where the segmenter and the mask of a real pair disagree: no pixels of slides, masks
+                   alone. Green: both. Red: the mask alone. Blue: found alone. Grey: nobody can tell.
 
     [WSIPREP_SHARED=...] python benchmarks/tissue_pictures.py FOLDER [--segmenter net]
 """
@@ -40,10 +40,10 @@ PLAIN: dict[str, Any] = {
     "layout": "resection", "stain": "he",
 }  # fmt: skip
 CASES: dict[str, dict[str, Any]] = {
-    "fat, faint": {"fat": 0.95, "strength": 0.3},
+    "fat, faint": {"fat": 0.95, "strength": 0.2},
     "pale cores": {"layout": "cores", "strength": 0.35, "share": 0.1},
     "ink round and over tissue": {"inks": 3},
-    "ink and no tissue": {"layout": "empty", "inks": 2},
+    "ink and no tissue": {"layout": "empty", "inks": 3},
     "empty glass, dust": {"layout": "empty", "dust": 40},
     "coverslip edges": {"edges": 2},
     "edges and no tissue": {"layout": "empty", "edges": 2},
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--segmenter", default="net")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    path = args.folder / "cases.jpg"
+    path = args.folder / "tissue_cases.jpg"
     sheet = np.ascontiguousarray(cases(args.segmenter)[..., ::-1])
     cv2.imwrite(str(path), sheet, [cv2.IMWRITE_JPEG_QUALITY, 85])
     print(path)
@@ -120,7 +120,7 @@ def main() -> None:
     for title, thumbnail in real(SHARED / "data").items():
         if thumbnail.known_of("tissue").any():
             name = title.split(",")[0].split(" (")[0]
-            path = args.folder / f"{args.segmenter}_{name.replace(' ', '_')}.png"
+            path = args.folder / f"tissue_{name.replace(' ', '_')}.png"
             cv2.imwrite(str(path), picture(thumbnail, args.segmenter))
             print(path)
 

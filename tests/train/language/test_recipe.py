@@ -44,7 +44,7 @@ def test_pathflip_v2_has_one_head() -> None:
     assert not list(tower.head.parameters()) + list(tower.local_head.parameters())
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", sorted(SYSTEMS))
 def test_what_every_training_does_its_own_way_is_noted(name: str) -> None:
     noted = " ".join(load_recipe(name).deviations)
     assert "betas of 0.9 and 0.98" in noted

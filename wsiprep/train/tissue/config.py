@@ -35,7 +35,7 @@ def _by_model(name: str) -> str:
 
 
 class TissueTraining(Settings):
-    """How a network is trained. The defaults are those of the network that is shipped."""
+    """How a network is trained. How the one that ships was: `examples/train_tissue/net.yaml`."""
 
     panel: ClassVar[str] = "Training"
 
