@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wsiprep.core.recycled import Recycled
 from wsiprep.encoders.network import Network
 
 __all__ = ["Batches", "Running", "StreamBatches", "Streams", "ThreadBatches"]
@@ -63,6 +64,7 @@ class ThreadBatches:
         self._network = network
         self._pool: ThreadPoolExecutor | None = None
         self._pid = os.getpid()
+        self._memory = Recycled()
         self._restore: weakref.finalize[[int], ThreadBatches] | None = None
 
     def begin(self, pixels: NDArray[np.uint8] | Tensor, step: int) -> Running:
@@ -86,14 +88,15 @@ class ThreadBatches:
         return torch.set_num_threads, (1,)
 
     def allocate(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Plain memory."""
-        return np.empty(shape, np.uint8)
+        """Plain memory, used again when a batch is done."""
+        return self._memory.allocate(shape)
 
     def give_memory_back(self) -> None:
         """End the threads, after the groups that are queued."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
+        self._memory.clear()
         if self._network.device.type == "mps":
             torch.mps.empty_cache()
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from wsiprep.core.contracts import Slide
 from wsiprep.core.cores import default_workers
+from wsiprep.core.recycled import Recycled
 from wsiprep.core.types import PatchGrid, TileBatch
 from wsiprep.tiles.make import Job, Maker, OnBadTile, maker_of, pieces_of
 from wsiprep.tiles.times import ReadTimes
@@ -68,7 +69,8 @@ def stream_tiles(
             where `scaled.why_not_scaled` has no objection.
         ahead: Batches made in advance; None takes what keeps the threads busy within
             `AHEAD_BYTES`.
-        allocate: Gives the memory of a batch, uint8 (B, T, T, 3); None is plain memory.
+        allocate: Gives the memory of a batch, uint8 (B, T, T, 3); None is plain memory, used again
+            as soon as a batch and all that shares its pixels are gone.
         times: Filled in as the stream goes.
 
     Raises:
@@ -91,6 +93,7 @@ def stream_tiles(
         at_once=(ahead + 1) * -(-largest // unit),
         tile_bytes=TILE_BYTES // 2,  # a stretch may begin while the last units of another end
     )
+    allocate = Recycled().allocate if allocate is None else allocate
     handles = Handles(open_slide)
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="wsiprep-read")
     waiting: deque[tuple[TileBatch, list[Future[None]]]] = deque()
@@ -118,11 +121,10 @@ def stream_tiles(
         handles.close()
 
 
-def _empty(start: int, stop: int, patch_px: int, allocate: Allocate | None) -> TileBatch:
-    shape = (stop - start, patch_px, patch_px, 3)
+def _empty(start: int, stop: int, patch_px: int, allocate: Allocate) -> TileBatch:
     return TileBatch(
         index=np.arange(start, stop, dtype=np.int64),
-        pixels=np.empty(shape, np.uint8) if allocate is None else allocate(shape),
+        pixels=allocate((stop - start, patch_px, patch_px, 3)),
         ok=np.ones(stop - start, np.bool_),
     )
 
