@@ -2,8 +2,9 @@
 
 tissue_cases.jpg   thumbnails drawn for what people ask about, and what is found; and
                    CMU-1-Small-Region (OpenSlide's test data, CC0) where WSIPREP_SHARED has it
-tissue_<pair>.png  where the segmenter and the mask of a real pair disagree: no pixels of slides, masks
-                   alone. Green: both. Red: the mask alone. Blue: found alone. Grey: nobody can tell.
+tissue_<pair>.png  where the segmenter and the mask of a real pair disagree, without pixels of the
+                   slide. Green: both. Red: the mask alone. Blue: found alone. Grey: nobody can
+                   tell.
 
     [WSIPREP_SHARED=...] python benchmarks/tissue_pictures.py FOLDER [--segmenter net]
 """

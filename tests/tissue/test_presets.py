@@ -8,9 +8,11 @@ import pytest
 
 from tests.tissue import pictures as p
 from tests.tissue.slides import FakeSlide
+from wsiprep.core.config import override
 from wsiprep.core.errors import ConfigError
 from wsiprep.grid import GridConfig, make_grid
-from wsiprep.tasks.config import PrepareConfig, stages
+from wsiprep.tasks.config import PrepareConfig, SegmentConfig
+from wsiprep.tasks.slides import preset_notes
 from wsiprep.tissue import TissueConfig, detect_tissue
 from wsiprep.tissue.presets import PATCH_PRESETS
 
@@ -100,17 +102,32 @@ def test_glass_without_cells_is_empty_for_cytology():
 
 
 def test_a_preset_reaches_the_patches_unless_told_otherwise():
-    def patches(**given):
-        return stages(PrepareConfig.model_validate(
+    def run(**given):
+        return PrepareConfig.model_validate(
             {"inputs": {}, "slide": {}, "run": {"output": "o"}, "encoding": {"encoder": ("lite0",)},
              "tissue": {"preset": given.pop("preset", None)}, "patches": given}
-        )).patches  # fmt: skip
+        )  # fmt: skip
+
+    def patches(**given):
+        cfg = run(**given)
+        assert cfg.canonical()["patches"]["min_tissue"] == cfg.patches.min_tissue  # as recorded
+        return cfg.patches
 
     assert patches(preset="cytology").min_tissue == 0.01
     assert patches(preset="cytology", min_tissue=0.2).min_tissue == 0.2
     assert patches(preset="cytology", min_tissue=0.5).min_tissue == 0.5
     assert patches(preset="tma") == patches() == GridConfig()
-    assert "--min-tissue 0.01" in TissueConfig(preset="cytology").preset_note()
+    cells = run(preset="cytology")
+    assert override(cells, {"preset": "tma"}, "a row").patches == GridConfig()
+    assert override(run(), {"preset": "cytology"}, "a row").patches.min_tissue == 0.01
+    told = preset_notes([cells, run(preset="cytology", min_tissue=0.3), run()])
+    assert [note for note in told if note.startswith("For its patches")] == [
+        "For its patches: --min-tissue 0.01."
+    ]
+    alone = SegmentConfig.model_validate(
+        {"inputs": {}, "slide": {}, "run": {"output": "o"}, "tissue": {"preset": "cytology"}}
+    )
+    assert "coords" in preset_notes([alone])[-1]
 
 
 def test_options_of_a_presets_segmenter_go_with_it_alone():

@@ -129,6 +129,27 @@ def test_one_file_of_outlines_serves_every_column(tmp_path):
         assert (found[0], found[-1] + 1) == (20 * at, 20 * at + 20)
 
 
+def test_a_file_for_every_column_says_what_is_not_there(tmp_path):
+    pictures(tmp_path)
+    for boxes in ({"Tissue": (0, 20), "Edge": (40, 60)}, {"Tissue": (0, 20)}):
+        outlined(tmp_path / "q.geojson", **boxes)
+        row = dict.fromkeys(("tissue", "pen"), "q.geojson")
+        (pair,) = read_pairs(table(tmp_path, {"image": "a.png", **row, "ignore": "none"}))
+        assert pair.thumbnail.mask("tissue")[:, :20].all()
+        assert not pair.thumbnail.mask("pen").any()
+        assert pair.thumbnail.known_of("pen").all()
+        assert pair.thumbnail.known_of("tissue").all()
+
+
+def test_images_that_mark_nothing_say_that_there_is_none(tmp_path):
+    pictures(tmp_path)
+    cv2.imwrite(str(tmp_path / "zero.png"), np.zeros((90, 90), np.uint8))
+    row = {"image": "a.png", "pen": "zero.png", "ignore": "zero.png"}
+    (pair,) = read_pairs(table(tmp_path, row))
+    assert pair.thumbnail.known_of("pen").all()
+    assert not pair.thumbnail.mask("pen").any()
+
+
 def test_outlines_of_something_else_are_no_word_that_there_is_none(tmp_path):
     pictures(tmp_path)
     outlined(tmp_path / "p.geojson", Pen=(0, 20))

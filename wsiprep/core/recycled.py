@@ -36,9 +36,9 @@ class Recycled:
         try:
             buffer = self._free.pop()
         except IndexError:
-            buffer = np.empty(self._size, np.uint8)
-        if len(buffer) < count:
-            buffer = np.empty(self._size, np.uint8)
+            buffer = None
+        if buffer is None or len(buffer) < count:
+            buffer = np.empty(max(self._size, count), np.uint8)
         # Views of an array refer to the array that owns the memory; behind a memoryview that is
         # `whole`, so that it lives as long as any of them, and tells when it goes.
         whole = np.frombuffer(buffer.data, np.uint8, count) if count else buffer[:0]

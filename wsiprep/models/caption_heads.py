@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from wsiprep.models.language.projector import Projector, ProjectorConfig
 from wsiprep.models.language.tiny import TinyConfig, TinyLanguageModel
+from wsiprep.models.norm import RMSNorm
 from wsiprep.models.objectives.caption import (
     NOT_COUNTED,
     caption_labels,
@@ -125,7 +126,7 @@ class _Look(nn.Module):
     def __init__(self, cfg: TinyConfig) -> None:
         super().__init__()
         self.heads = cfg.heads
-        self.norm, self.slide_norm = (nn.RMSNorm(cfg.width, eps=1e-6) for _ in range(2))
+        self.norm, self.slide_norm = (RMSNorm(cfg.width, eps=1e-6) for _ in range(2))
         self.query, self.key, self.value, self.out = (
             nn.Linear(cfg.width, cfg.width, bias=False) for _ in range(4)
         )

@@ -15,6 +15,7 @@ from wsiprep.core.errors import ConfigError
 from wsiprep.models.bags import PackedBags, SlideOut
 from wsiprep.models.encoders import registry
 from wsiprep.models.encoders.qformer import QFormerEncoder
+from wsiprep.models.norm import RMSNorm
 from wsiprep.models.text.hf import HFTextConfig, HFTextEncoder
 from wsiprep.models.text.tokenizer import Tokenizer
 from wsiprep.models.text.transformer import TransformerTextConfig, TransformerTextEncoder
@@ -228,7 +229,7 @@ def _head(kind: Head, width: int, dim: int) -> nn.Module:
         return nn.Identity()
     linear = nn.Linear(width, dim)
     if kind == "linear_norm":
-        return nn.Sequential(linear, nn.RMSNorm(dim, eps=1e-6), nn.Dropout(0.1))
+        return nn.Sequential(linear, RMSNorm(dim, eps=1e-6), nn.Dropout(0.1))
     return linear
 
 

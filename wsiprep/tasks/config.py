@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from wsiprep.core.config import Settings, flag
 from wsiprep.encoders.config import EncoderConfig
@@ -129,6 +129,19 @@ class PrepareConfig(Settings):
     encoding: EncoderConfig
     run: RunConfig
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _take_preset(cls, values: Any, make: ModelWrapValidatorHandler[Self]) -> Self:
+        """Where patches are placed as the preset says; as in `TissueConfig`, others may win."""
+        made = make(values)
+        given = PATCH_PRESETS.get(made.tissue.preset, {}) if made.tissue.preset else {}
+        unset = {k: v for k, v in given.items() if k not in made.patches.model_fields_set}
+        if unset:
+            patches = made.patches.model_copy(update=unset)
+            patches.model_fields_set.difference_update(unset)
+            made.__dict__["patches"] = patches
+        return made
+
 
 class InspectTarget(Settings):
     """What to look at."""
@@ -171,14 +184,7 @@ def stages(cfg: AnyConfig) -> Stages:
         case EmbedConfig():
             return Stages(choice=cfg.choice, encoding=cfg.encoding)
         case PrepareConfig():
-            return Stages(cfg.tissue, _patches(cfg), None, cfg.encoding)
-
-
-def _patches(cfg: PrepareConfig) -> GridConfig:
-    """Where patches are placed, with what the preset gives and the user left open."""
-    given = PATCH_PRESETS.get(cfg.tissue.preset, {}) if cfg.tissue.preset else {}
-    unset = {k: v for k, v in given.items() if k not in cfg.patches.model_fields_set}
-    return cfg.patches.model_copy(update=unset) if unset else cfg.patches
+            return Stages(cfg.tissue, cfg.patches, None, cfg.encoding)
 
 
 AnyConfig = SegmentConfig | CoordsConfig | EmbedConfig | PrepareConfig

@@ -16,10 +16,12 @@ from wsiprep.slide.fingerprint import fingerprint
 from wsiprep.slide.open import readers
 from wsiprep.store.claim import find_store
 from wsiprep.store.schema import safe_name
-from wsiprep.tasks.config import AnyConfig, stages
+from wsiprep.tasks.config import AnyConfig, Stages, stages
 from wsiprep.tasks.inputs import Inputs, SlideRef
 from wsiprep.tiles.device.decode import JpegDecoder, load_decoder
+from wsiprep.tissue.config import as_flags
 from wsiprep.tissue.detect import check_segmenter
+from wsiprep.tissue.presets import PATCH_PRESETS
 
 __all__ = [
     "load_decoders",
@@ -121,9 +123,20 @@ def load_decoders(
 
 def preset_notes(configs: Sequence[AnyConfig]) -> list[str]:
     """What the presets of a run's slides gave, each sentence once."""
-    tissues = [stages(cfg).tissue for cfg in configs]
-    notes = [tissue.preset_note() for tissue in tissues if tissue is not None]
-    return list(dict.fromkeys(note for note in notes if note is not None))
+    notes = [note for cfg in configs for note in _preset_note(stages(cfg))]
+    return list(dict.fromkeys(notes))
+
+
+def _preset_note(stage: Stages) -> list[str]:
+    if stage.tissue is None or stage.tissue.preset is None:
+        return []
+    notes = [stage.tissue.preset_note() or ""]
+    beside = PATCH_PRESETS.get(stage.tissue.preset, {})
+    if stage.patches is None:
+        later = as_flags(beside)
+        return [*notes, f"For its patches give `wsiprep coords` {later}."] if later else notes
+    taken = {k: v for k, v in beside.items() if k not in stage.patches.model_fields_set}
+    return [*notes, f"For its patches: {as_flags(taken)}."] if taken else notes
 
 
 def random_weights(encoders: Sequence[Encoder]) -> list[str]:

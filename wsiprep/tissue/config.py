@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 from wsiprep.core.config import Settings, flag
-from wsiprep.tissue.presets import PATCH_PRESETS, PRESETS, Preset
+from wsiprep.tissue.presets import PRESETS, Preset
 
-__all__ = ["TissueConfig"]
+__all__ = ["TissueConfig", "as_flags"]
 
 SEEN = ("pen", "edge", "fold")
 """What a segmenter may see beside tissue, in the order in which it is stored and shown."""
@@ -96,13 +96,11 @@ class TissueConfig(Settings):
         given = self._of_preset(self.preset, self.segmenter)
         taken = {k: v for k, v in given.items() if k not in self.model_fields_set}
         kept = {k: getattr(self, k) for k in given if k in self.model_fields_set}
-        own = f" Set by you: {_flags(kept)}." if kept else ""
-        beside = _flags(PATCH_PRESETS.get(self.preset, {}))
-        patches = f" Where patches are placed, unless you say: {beside}." if beside else ""
-        return f"preset {self.preset}: {_flags(taken) or 'nothing'}.{own}{patches}"
+        own = f" Set by you: {as_flags(kept)}." if kept else ""
+        return f"preset {self.preset}: {as_flags(taken) or 'nothing'}.{own}"
 
 
-def _flags(values: Mapping[str, Any]) -> str:
+def as_flags(values: Mapping[str, Any]) -> str:
     """Settings as they are given on a command line."""
     each = [
         (k, v) for k, some in values.items() for v in (some if isinstance(some, tuple) else (some,))

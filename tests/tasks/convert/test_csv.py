@@ -169,6 +169,30 @@ def test_a_column_of_splits_wins(tmp_path):
         converted_csv(tmp_path, some)
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        # Samples of one participant are not patients of their own.
+        ["a,C1,TCGA-AA-0001-01A,x,train", "b,C2,TCGA-AA-0001-11A,y,test"],
+        ["a,C1,TCGA-AA-0001,x,train", "b,C2,tcga-aa-0001,y,test"],
+        # A name of the laboratory's on one slide, the barcode alone on another.
+        ["TCGA-AA-0001-01Z.svs,C1,P1,x,train", "TCGA-AA-0001-02Z.svs,C2,,y,test"],
+    ],
+)
+def test_a_patient_by_several_names_does_not_leak(tmp_path, rows):
+    path = table(tmp_path, "slide,case,patient,report,split", *rows)
+    with pytest.raises(ManifestError, match="'TCGA-AA-0001' is in"):
+        converted_csv(tmp_path, path)
+
+
+def test_cases_numbered_anew_for_each_patient(tmp_path):
+    rows = [f"s{n}_{c},{c},P{n},Text {n} {c}." for n in range(60) for c in (1, 2)]
+    done = converted_csv(tmp_path, table(tmp_path, "slide,case,patient,report", *rows))
+    assert sum(part["patients"] for part in done.report["splits"].values()) == 60
+    assert {one.split for one in done.samples} == {"train", "val", "test"}
+    assert done.samples[0].case_id == "P0 1"
+
+
 def test_a_split_into_which_nobody_fell_is_told(tmp_path):
     done = converted_csv(tmp_path, table(tmp_path, "slide,report", "a,x"))
     held = {"train", "val", "test"} - {one.split for one in done.samples}

@@ -25,6 +25,7 @@ from wsiprep.core.config import Settings
 from wsiprep.models.attention import KEY_ROWS, Attention, Context, FeedForward
 from wsiprep.models.bags import PackedBags, SlideOut
 from wsiprep.models.encoders._parts import check_width
+from wsiprep.models.norm import RMSNorm
 from wsiprep.models.ragged import Plan, by_chunks, even_starts, recomputed, segment_mean
 
 __all__ = ["Config", "PerceiverEncoder", "create"]
@@ -74,10 +75,10 @@ class _Block(nn.Module):
 
     def __init__(self, cfg: Config, *, reads: bool) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(cfg.dim, eps=1e-6)
-        self.context_norm = nn.RMSNorm(cfg.dim, eps=1e-6) if reads else None
+        self.norm = RMSNorm(cfg.dim, eps=1e-6)
+        self.context_norm = RMSNorm(cfg.dim, eps=1e-6) if reads else None
         self.attention = Attention(cfg.dim, cfg.heads, dropout=cfg.attention_dropout)
-        self.ffn_norm = nn.RMSNorm(cfg.dim, eps=1e-6)
+        self.ffn_norm = RMSNorm(cfg.dim, eps=1e-6)
         self.ffn = FeedForward(cfg.dim, cfg.expand * cfg.dim)
 
     def forward(self, x: Tensor, plan: Plan, rows: Tensor | None = None) -> Tensor:
@@ -103,7 +104,7 @@ class _Head(nn.Module):
     def __init__(self, input_dim: int, dim: int, dropout: float) -> None:
         super().__init__()
         self.linear = nn.Linear(input_dim, dim)
-        self.norm = nn.RMSNorm(dim, eps=1e-6)
+        self.norm = RMSNorm(dim, eps=1e-6)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from wsiprep.core.config import Settings
 from wsiprep.core.errors import ConfigError
+from wsiprep.models.norm import RMSNorm
 
 __all__ = ["Projector", "ProjectorConfig", "Visual"]
 
@@ -92,7 +93,7 @@ class Projector(nn.Module):
             )
         else:
             self.layers = _Resampler(cfg, input_dim, width)
-        self.norm = nn.RMSNorm(width, eps=1e-6) if cfg.norm else nn.Identity()
+        self.norm = RMSNorm(width, eps=1e-6) if cfg.norm else nn.Identity()
         self.drop = nn.Dropout(cfg.dropout)
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from wsiprep.core.config import Settings
 from wsiprep.core.errors import ConfigError
 from wsiprep.models.language.interface import LanguageModel, Tokenizer, positions_of
+from wsiprep.models.norm import RMSNorm
 
 __all__ = ["TinyCache", "TinyConfig", "TinyLanguageModel"]
 
@@ -95,7 +96,7 @@ class TinyLanguageModel(LanguageModel):
         self._tokenizer = tokenizer
         self.table = nn.Embedding(tokenizer.vocab_size, cfg.width)
         self.blocks = nn.ModuleList(_Block(cfg, layer) for layer in range(cfg.layers))
-        self.norm = nn.RMSNorm(cfg.width, eps=1e-6)
+        self.norm = RMSNorm(cfg.width, eps=1e-6)
         self.head = nn.Linear(cfg.width, tokenizer.vocab_size, bias=False)
         generator = torch.Generator().manual_seed(cfg.seed)
         for name, weight in self.named_parameters():
@@ -188,12 +189,12 @@ class _Block(nn.Module):
     def __init__(self, cfg: TinyConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.heads = layer, cfg.heads
-        self.attention_norm = nn.RMSNorm(cfg.width, eps=1e-6)
+        self.attention_norm = RMSNorm(cfg.width, eps=1e-6)
         self.query = nn.Linear(cfg.width, cfg.width, bias=False)
         self.key = nn.Linear(cfg.width, cfg.width, bias=False)
         self.value = nn.Linear(cfg.width, cfg.width, bias=False)
         self.out = nn.Linear(cfg.width, cfg.width, bias=False)
-        self.feed_norm = nn.RMSNorm(cfg.width, eps=1e-6)
+        self.feed_norm = RMSNorm(cfg.width, eps=1e-6)
         self.gate = nn.Linear(cfg.width, cfg.hidden, bias=False)
         self.up = nn.Linear(cfg.width, cfg.hidden, bias=False)
         self.down = nn.Linear(cfg.hidden, cfg.width, bias=False)

@@ -2,7 +2,7 @@
 
 A row says something of a slide, of several (`A.svs; B.svs`), or of a case; rows of one case that
 say the same are one sample with all of their slides. Columns are found by usual names, or named
-by flags. A TCGA barcode gives the patient where no column does: its first twelve characters. A
+by flags. A TCGA barcode is the patient, whatever a column says: its first twelve characters. A
 row without a text, or one that says again what another said, cannot be used.
 """
 
@@ -58,8 +58,8 @@ class Columns(Settings):
     case_column: str | None = None
     """Cases. By default case, case_id, case_submitter_id or patient_filename."""
     patient_column: str | None = None
-    """Patients. By default patient, patient_id, bcr_patient_barcode or submitter_id; without one
-    the first twelve characters of TCGA barcodes."""
+    """Patients. By default patient, patient_id, bcr_patient_barcode or submitter_id. A slide or
+    case with a TCGA barcode is of the patient in its first twelve characters."""
     text_column: str | None = None
     """Reports or captions. By default report, caption, text, report_text or description."""
     question_column: str | None = None
@@ -127,9 +127,17 @@ def records(source: Source, cfg: Config) -> Iterator[Record]:
             group.slides.update(dict.fromkeys(slides, row.where))
             if fresh:
                 found.append(group)
+    patients: dict[str, set[str]] = {}
+    for group in groups.values():
+        values = group.first.values
+        patients.setdefault(values["case_id"], set()).add(values["patient_id"])
     for one in found:
         if isinstance(one, _Group):
-            one.first.values["slides"] = tuple(one.slides)
+            values = one.first.values
+            values["slides"] = tuple(one.slides)
+            if values["case_id"] and len(patients[values["case_id"]] - {""}) > 1:
+                # Numbered anew for each patient.
+                values["case_id"] = f"{values['patient_id']} {values['case_id']}".strip()
             yield one.first
         else:
             yield one
@@ -158,7 +166,7 @@ def about(source: Source, cfg: Config, samples: Sequence[Sample]) -> dict[str, A
     counts = {"column": 0, "barcode": 0, "case": 0, "slide": 0}
     for one in samples:
         if one.patient_id:
-            counts["column" if "patient" in columns else "barcode"] += 1
+            counts["barcode" if patient_of(one.patient_id) else "column"] += 1
         else:
             counts["case" if one.case_id else "slide"] += 1
     return {
@@ -220,7 +228,8 @@ def _values(row: dict[str, Any], columns: dict[str, tuple[str, ...]]) -> dict[st
         slides = tuple(filter(None, (case or _name(patient),)))
     if not slides:
         raise ValueError("it names no slide, no case and no patient")
-    barcode = one_patient(slides) or patient_of(case)
+    barcode = one_patient(slides) or patient_of(case) or patient_of(patient)
+    patient = barcode or patient
     question, answer = cell("question"), cell("answer")
     if bool(question) != bool(answer):
         raise ValueError(f"there is {'a question' if question else 'an answer'} alone")
@@ -231,7 +240,7 @@ def _values(row: dict[str, Any], columns: dict[str, tuple[str, ...]]) -> dict[st
     return {
         "slides": slides,
         "case_id": case or barcode,
-        "patient_id": patient or barcode,
+        "patient_id": patient,
         "caption": said,
         "question": question,
         "choices": choices,

@@ -146,17 +146,19 @@ def _pair(table: Path, number: int, row: dict[str, str]) -> Pair:
     pixels = _picture(path)
     label = np.zeros(pixels.shape[:2], np.uint8)
     known = np.zeros(pixels.shape[:2], np.uint8)
-    for bit, name in enumerate(CLASSES):
-        cell = (row.get(name) or "").strip()
+    cells = {name: (row.get(name) or "").strip() for name in CLASSES}
+    for bit, (name, cell) in enumerate(cells.items()):
         if not cell:
             continue
         known |= np.uint8(1 << bit)
         if cell != "none":
-            label[_mask(table.parent / cell, path, label.shape, where, name)] |= 1 << bit
+            shared = list(cells.values()).count(cell) > 1
+            label[_mask(table.parent / cell, path, label.shape, where, name, shared)] |= 1 << bit
     under_ink = (label & _bit("pen")) > 0
     known[under_ink] &= ~(_bit("tissue") | _bit("fold"))
-    if ignored := (row.get("ignore") or "").strip():
-        known[_mask(table.parent / ignored, path, label.shape, where, "ignore")] = 0
+    ignored = (row.get("ignore") or "").strip()
+    if ignored not in ("", "none"):
+        known[_mask(table.parent / ignored, path, label.shape, where, "ignore", False)] = 0
     try:
         mpp = float(row.get("mpp") or 8.0)
     except ValueError as err:
@@ -172,12 +174,13 @@ def _bit(name: str) -> np.uint8:
 
 
 def _mask(
-    path: Path, image: Path, shape: tuple[int, ...], where: str, name: str
+    path: Path, image: Path, shape: tuple[int, ...], where: str, name: str, shared: bool
 ) -> NDArray[np.bool_]:
     """A mask or outlines, read as those that a user gives for a slide, at the image's size.
 
-    Of a file with outlines classified `Pen`, `Edge` or `Fold`, the column of that name takes these
-    and `tissue` takes the others. A file without them is all of the column in which it stands.
+    Of outlines in a file that stands in several columns, or where any is classified `Pen`, `Edge`
+    or `Fold`, each column takes those of its class, and `tissue` all others; there may be none.
+    Other outlines are all of the column in which they stand.
     """
     size = Size(shape[1], shape[0])
     info = SlideInfo(
@@ -189,9 +192,10 @@ def _mask(
         given = given_tissue(path, info, 1.0)
     except TissueInputError as err:
         raise ManifestError(f"{where}: {err.message}", hint=err.hint) from err
-    beside = getattr(given, name) if name in ("pen", "edge", "fold") else None
-    mask = beside if beside is not None and beside.any() else given.mask
-    if not mask.any():
+    seen = {kind: getattr(given, kind) for kind in ("pen", "edge", "fold")}
+    by_class = shared or any(plane.any() for plane in seen.values())
+    mask = seen[name] if by_class and name in seen else given.mask
+    if not (mask.any() or shared) and given.method.startswith("geojson:") and name != "ignore":
         raise ManifestError(
             f"{where}: {path.name} marks no {name}.",
             hint="Write `none` where there is none; leave the cell empty where it is unknown.",
