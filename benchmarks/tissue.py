@@ -240,9 +240,11 @@ def real(shared: Path) -> dict[str, Thumbnail]:
 
 def main(argv: list[str] | None = None) -> None:
     opts = options(__doc__, argv)
+    if hasattr(os, "sched_setaffinity"):  # one core, for the threads that decode too
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    opts.repeats = 1
+    repeats, opts.repeats = opts.repeats, 1  # the same each time, but for the cost
     count = 4 if opts.quick else COUNT
     seen = [name for name in STAINS if name not in HELD_OUT]
     sets = {
@@ -255,9 +257,7 @@ def main(argv: list[str] | None = None) -> None:
     shared = os.environ.get("WSIPREP_SHARED")
     for title, made in (real(Path(shared) / "data") if shared and not opts.quick else {}).items():
         compare(f"Tissue: {title}", cases([made], clean=True), ("otsu",), opts)
-    if hasattr(os, "sched_setaffinity"):  # one core, for the threads that decode too
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    side, opts.repeats = (4096, 1) if opts.quick else (LARGE_PX, 5)
+    side, opts.repeats = 4096 if opts.quick else LARGE_PX, repeats
     with tempfile.TemporaryDirectory() as folder:
         path = large_slide(Path(folder), side)
         compare(f"Tissue of a slide of {side:,} x {side:,} px", cost_cases(path), ("otsu",), opts)
