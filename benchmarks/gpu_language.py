@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -154,7 +155,8 @@ def peak_of(device: str, given: float | None) -> float | None:
     if given is not None:
         return given * 1e12
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
-    return next((peak * 1e12 for part, peak in PEAK_TFLOPS.items() if part in name), None)
+    known = (k for k in PEAK_TFLOPS if re.search(rf"\b{k}\b", name))
+    return next((PEAK_TFLOPS[k] * 1e12 for k in known), None)
 
 
 def sentences(count: int, seed: int) -> str:

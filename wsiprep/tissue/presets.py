@@ -15,7 +15,8 @@ Preset = Literal["biopsy", "resection", "tma", "ihc", "cytology"]
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        # Thin cores and crumbs: finer thumbnail, small pieces kept, fragments further apart joined.
+        # Thin cores and crumbs: finer thumbnail (of which `net` makes 6 µm/px), small pieces kept,
+        # fragments further apart joined.
         "biopsy": {
             "tissue_mpp": 4.0,
             "min_tissue_area": 0.01,

@@ -22,6 +22,7 @@ __all__ = [
     "DARK_NOTE",
     "Density",
     "Glass",
+    "black_bars",
     "black_frame",
     "brightest",
     "dark_background",
@@ -45,6 +46,8 @@ _OPPONENT = np.array(
 )
 BLACK = 45
 """Brightest channel of what may be a black border."""
+BAR_SHARE = 0.9
+"""Of a side of the picture that a bar runs along."""
 MIN_GLASS_LUMA = 140
 MAX_GLASS_CAST = 0.13
 """Opponent length of glass against a white light; a strong yellow cast has some 0.09."""
@@ -217,6 +220,28 @@ def dark_background(thumbnail: NDArray[np.uint8]) -> bool:
     """Whether this looks like fluorescence: mostly dark, and hardly any bright pixel."""
     luma = cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY)
     return bool((luma < 60).mean() > 0.5 and (luma > 130).mean() < 0.02)
+
+
+def black_bars(thumbnail: NDArray[np.uint8], mpp: float) -> Mask:
+    """Straight black bars along whole sides of the picture.
+
+    Ink that lies against a bar is not of it: a bar is as deep as its median.
+
+    Args:
+        thumbnail: uint8 (h, w, 3) RGB.
+        mpp: Its µm/px.
+
+    Returns:
+        bool (h, w), with their blurred edges.
+    """
+    dark = brightest(thumbnail) <= BLACK
+    bars = np.zeros_like(dark)
+    for turns in range(4):
+        side, found = np.rot90(dark, turns), np.rot90(bars, turns)
+        if side[0].mean() >= BAR_SHARE:
+            depth = int(np.median(np.where(side.all(axis=0), len(side), side.argmin(axis=0))))
+            found[:depth] |= side[:depth]
+    return with_blur(bars, mpp)
 
 
 def black_frame(thumbnail: NDArray[np.uint8], mpp: float) -> Mask:

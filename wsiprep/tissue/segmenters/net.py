@@ -29,7 +29,7 @@ from wsiprep.core.contracts import Segmenter
 from wsiprep.core.errors import WeightsError
 from wsiprep.core.types import Segmentation
 from wsiprep.tissue.segmenters._checkpoint import NETWORKS_KEPT
-from wsiprep.tissue.segmenters._colour import DARK_NOTE, black_frame, dark_background
+from wsiprep.tissue.segmenters._colour import DARK_NOTE, black_bars, dark_background
 
 if TYPE_CHECKING:
     from wsiprep.tissue.network import TissueNet
@@ -146,7 +146,7 @@ class NetSegmenter:
             np.ascontiguousarray(logits[..., k] > np.log(chance / (1 - chance)))
             for k, chance in enumerate(chances)
         )
-        black = black_frame(picture, max(mpp, FINEST_MPP))
+        black = black_bars(picture, max(mpp, FINEST_MPP))
         if black.any():
             free = ~_of_shape(black, (h, w))
             tissue, pen, edge = tissue & free, pen & free, edge & free
