@@ -188,20 +188,23 @@ def _flood(distance: NDArray[np.float32], neck: float) -> Labels:
         number = np.zeros(count, np.int32)
         number[where] = np.arange(1, len(where) + 1)
         number[held > 1] = 0
-        rows, cols = np.nonzero(inside & (held == 0)[piece])
-        if len(rows):
+        fresh = inside & (parts == 0)
+        alone = held == 0
+        if alone[1:].any():
+            rows, cols = np.nonzero(fresh & alone[piece])
             own, height = piece[rows, cols], distance[rows, cols]
             order = np.lexsort((-height, own))
-            fresh, first = np.unique(own[order], return_index=True)
+            new, first = np.unique(own[order], return_index=True)
             top = order[first]
             ripe = level <= neck * height[top]
-            number[fresh[ripe]] = len(where) + 1 + np.arange(int(ripe.sum()))
+            number[new[ripe]] = len(where) + 1 + np.arange(int(ripe.sum()))
             peak_row = np.concatenate([peak_row, rows[top[ripe]]])
             peak_col = np.concatenate([peak_col, cols[top[ripe]]])
-        parts = np.where(inside & (parts == 0), number[piece], parts)
-        between = inside & (parts == 0) & (held > 1)[piece]
-        if between.any():
-            parts = _nearest(parts, between)
+        parts[fresh] = number[piece[fresh]]
+        if (held > 1).any():
+            between = fresh & (held > 1)[piece]
+            if between.any():
+                parts = _nearest(parts, between)
         if level == 0.0:
             return parts
 
