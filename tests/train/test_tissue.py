@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from wsiprep.core.errors import ConfigError, ManifestError, WeightsError
 from wsiprep.synth.thumbnails import CLASSES
-from wsiprep.tissue.network import load_network
+from wsiprep.tissue.network import load_network, read_network
 from wsiprep.train.tissue import TissueTraining, train_tissue
 from wsiprep.train.tissue.data import Thumbnails, read_pairs, read_textures
 from wsiprep.train.tissue.framing import Pieces
@@ -322,3 +324,20 @@ def test_classes_are_those_of_the_network():
     from wsiprep.tissue import network
 
     assert network.CLASSES == CLASSES
+
+
+def test_the_goes_of_the_network_that_ships_are_settings_of_training():
+    root = Path(__file__).parents[2]
+    goes = yaml.safe_load((root / "examples/train_tissue/net.yaml").read_text())["goes"]
+    names = [go["name"] for go in goes]
+    assert names[-1] == "shipped"
+    for at, go in enumerate(goes):
+        for before in (*go.get("mean_of", ()), *([go["from"]] if "from" in go else ())):
+            assert before in names[:at]
+        if "settings" in go:
+            TissueTraining(output="o", **go["settings"])
+    shipped = root / "wsiprep/tissue/weights/net.safetensors"
+    said = [made["settings"] for made in read_network(shipped)[1]["mean_of"]]
+    of = {go["name"]: go.get("settings", {}) for go in goes}
+    for settings, name in zip(said, goes[-1]["mean_of"], strict=True):
+        assert settings.items() >= of[name].items()
