@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests that run side by side share the cores, and so do processes that they start: torch
+    # reads this when it is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def _shared_root() -> Path:
     return Path(os.environ.get("WSIPREP_SHARED", Path(__file__).parents[2] / "shared")) / "data"
