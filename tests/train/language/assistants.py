@@ -11,6 +11,7 @@ import torch
 from tests.train.language.made import SPEC, grid_of, write_store
 from wsiprep.models.bags import Bag
 from wsiprep.models.sampling import Sampling
+from wsiprep.models.text.tokenizer import train_bpe
 from wsiprep.train.language.cases import Cases
 from wsiprep.train.language.fingerprint import Fingerprint
 from wsiprep.train.language.instruct_config import AssistantRecipe
@@ -21,6 +22,7 @@ torch.set_num_threads(1)
 DIM = SPEC.dim
 FEATURES = Fingerprint(SPEC.name, SPEC.weights_sha256, DIM, 0.5, 256, 256, False)
 ORGANS = ("colon", "lung", "kidney", "skin")
+TOKENIZER = train_bpe(["Tissue of colon, lung, kidney, skin."] * 3, vocab_size=300)
 TINY = {"kind": "tiny", "vocabulary": 320, "options": {"width": 48, "layers": 2, "heads": 4}}
 RECIPE = {
     "model": {
