@@ -33,13 +33,16 @@ from wsiprep.core.errors import (
 )
 from wsiprep.models import pack
 from wsiprep.models.assistant_parts import AssistantParts, make_assistant
-from wsiprep.models.sampling import Sampling
+from wsiprep.models.sampling import Sampling, sample
 from wsiprep.models.text.tokenizer import train_bpe
 from wsiprep.tasks.ask import ask, caption, open_chat
 from wsiprep.tasks.ask_config import AskConfig, CaptionConfig
+from wsiprep.tasks.asked_assistant import load_asked
+from wsiprep.tasks.embedded import EmbeddedSlide
 from wsiprep.tasks.evaluate_caption import evaluate_caption, other_patient
 from wsiprep.tasks.evaluate_texts_config import EvaluateCaptionConfig, EvaluateVqaConfig
 from wsiprep.tasks.evaluate_vqa import evaluate_vqa
+from wsiprep.tasks.evaluated_texts import case_runs, open_cases
 from wsiprep.train.language.assistant_checkpoint import save_assistant
 from wsiprep.train.language.conversations import conversations_of, texts_of
 from wsiprep.train.language.fingerprint import Fingerprint
@@ -184,6 +187,23 @@ def test_fewer_patches_may_be_shown(world: Path) -> None:
     done = ask(asking(world, "s1", question=(QUESTION,), max_patches=3))
     assert done.report["slides"][0]["patches"] == 3
     assert done.report["sampling"]["max_patches"] == 3
+
+
+def test_an_evaluation_shows_what_a_question_is_shown(world: Path, tmp_path: Path) -> None:
+    ask_cfg = asking(world, "s1", question=(QUESTION,), max_patches=3)
+    asked = load_asked(ask_cfg.model, ask_cfg.answers)
+    store = world / "stores" / "s1.zarr"
+    view = asked.view([EmbeddedSlide("s1", store)])
+    data = questions(world, tmp_path)
+    cfg = EvaluateVqaConfig.of(**evaluation(world, tmp_path, data))
+    # Named otherwise, as manifests do that have several samples of a slide.
+    renamed = [Sample(**{**_fields(one), "id": f"x{k}"}) for k, one in enumerate(samples(2))]
+    cases = open_cases(asked, renamed, cfg.samples)
+    assert renamed[1].slides == ("s1",)
+    shown = [found for rows, found in case_runs(asked, cases, lambda _: None) if 1 in rows]
+    torch.testing.assert_close(shown[0], view.shown, rtol=0, atol=0)
+    other = asked.look(sample(cases.patches(1), asked.sampling, seed=0, epoch=0, slide_id="x1"))
+    assert not torch.equal(other, view.shown)
 
 
 def test_straight_from_the_pixels(small_slide: Path, tmp_path: Path) -> None:

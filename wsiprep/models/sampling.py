@@ -7,7 +7,7 @@ process, on every rank, and after a resume.
 from __future__ import annotations
 
 import hashlib
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -17,7 +17,10 @@ from wsiprep.core.config import Settings
 from wsiprep.core.types import CHUNK_CELLS
 from wsiprep.models.bags import Bag
 
-__all__ = ["Patches", "Sampling", "generator_for", "sample", "sample_rows"]
+__all__ = ["SHOWN_SEED", "Patches", "Sampling", "generator_for", "sample", "sample_rows"]
+
+SHOWN_SEED: Final = 0
+"""Of the draw that a trained model is shown, in evaluations as when it is asked."""
 
 
 class Sampling(Settings):

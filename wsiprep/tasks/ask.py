@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from wsiprep.tasks.ask_config import AskConfig, CaptionConfig
 from wsiprep.tasks.asked_assistant import AskedAssistant, CaseView, load_asked
 from wsiprep.tasks.embedded import EmbeddedSlide, Gathered, gather_embedded, visit
 from wsiprep.tasks.results import Asked, csv_text, failures, write_json
+from wsiprep.train.language.stores import case_name
 
 __all__ = ["Chat", "ask", "caption", "open_chat"]
 
@@ -77,8 +78,8 @@ def open_chat(cfg: AskConfig, on_event: OnEvent = lambda _: None) -> Chat:
             f"a chat is about one slide or case, and there are {len(found.slides)} slides.",
             hint="Add --together if they are of one case, or ask each a question with -q.",
         )
-    name = _case_name(found.slides)
-    return Chat(asked, name, asked.view(found.slides, name), notes=found.notes)
+    name = case_name(slide.store for slide in found.slides)
+    return Chat(asked, name, asked.view(found.slides), notes=found.notes)
 
 
 def ask(cfg: AskConfig, on_event: OnEvent = lambda _: None) -> Asked:
@@ -157,8 +158,8 @@ def _run(cfg: AskConfig | CaptionConfig, what: str, answer: Answer, on_event: On
 
     def one(slide: EmbeddedSlide) -> str:
         slides = found.slides if together else (slide,)
-        name = _case_name(slides)
-        view = asked.view(slides, name)
+        name = case_name(part.store for part in slides)
+        view = asked.view(slides)
         given = answer(asked, view, name)
         rows.append(
             {
@@ -215,7 +216,3 @@ def _begin(cfg: AskConfig | CaptionConfig, on_event: OnEvent) -> tuple[AskedAssi
 def _is_stores(text: str) -> bool:
     path = Path(text).expanduser()
     return path.name.endswith(".zarr") or (path.is_dir() and any(path.glob("*.zarr")))
-
-
-def _case_name(slides: Sequence[EmbeddedSlide]) -> str:
-    return " + ".join(slide.id for slide in slides)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,16 +14,16 @@ from wsiprep import __version__
 from wsiprep.models.bags import Bag, pack
 from wsiprep.models.language.decoding_config import Decoding
 from wsiprep.models.language.templates import Turn
-from wsiprep.models.sampling import Sampling, sample
+from wsiprep.models.sampling import SHOWN_SEED, Sampling, sample
 from wsiprep.tasks.ask_config import AnsweringConfig, AssistantChoice
 from wsiprep.tasks.asked_model import model_sha256
 from wsiprep.tasks.embedded import EmbeddedSlide, open_features
 from wsiprep.train.language.assistant_checkpoint import AssistantCheckpoint, load_assistant
 from wsiprep.train.language.bags import CasePatches
+from wsiprep.train.language.stores import case_name
 
 __all__ = ["AskedAssistant", "CaseView", "Likely", "load_asked"]
 
-SEED: Final = 0
 """Of the draw where patches are drawn: the same patches every time."""
 
 
@@ -86,12 +86,12 @@ class AskedAssistant:
         caps = [cap for cap in (trained.max_patches, self.max_patches) if cap is not None]
         return trained.model_copy(update={"max_patches": min(caps, default=None)})
 
-    def view(self, slides: Sequence[EmbeddedSlide], name: str) -> CaseView:
+    def view(self, slides: Sequence[EmbeddedSlide]) -> CaseView:
         """Read slides of one case, and look at them.
 
         Args:
-            slides: One at least.
-            name: Of the case; decides which patches are drawn where some are left out.
+            slides: One at least; their names decide which patches are drawn where some are left
+                out, as in an evaluation.
 
         Raises:
             StoreMismatchError: features were not made as the model's.
@@ -100,7 +100,8 @@ class AskedAssistant:
         """
         opened = [open_features(slide, self.checkpoint.features)[0] for slide in slides]
         keys = tuple(str(one.features.attributes["key"]) for one in opened)
-        bag = sample(CasePatches(opened), self.sampling, seed=SEED, epoch=0, slide_id=name)
+        name = case_name(one.store for one in slides)
+        bag = sample(CasePatches(opened), self.sampling, seed=SHOWN_SEED, epoch=0, slide_id=name)
         return CaseView(self.look(bag), len(bag), keys)
 
     def look(self, bag: Bag) -> Tensor:

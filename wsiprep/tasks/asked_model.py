@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
 from wsiprep import __version__
 from wsiprep.core.errors import WeightsError
 from wsiprep.models.bags import PackedBags, pack
-from wsiprep.models.sampling import Patches, Sampling, sample
+from wsiprep.models.sampling import SHOWN_SEED, Patches, Sampling, sample
 from wsiprep.tasks.embedded import EmbeddedSlide, open_features
 from wsiprep.tasks.use_config import AskedModelChoice
 from wsiprep.train.language.bags import CasePatches
@@ -21,7 +21,6 @@ from wsiprep.train.language.checkpoint import AlignedCheckpoint, load_aligned
 
 __all__ = ["AskedModel", "SlideView", "load_model", "model_sha256"]
 
-SEED: Final = 0
 """Of the draw where `max_patches` leaves some out: the same patches every time."""
 
 
@@ -66,10 +65,10 @@ class AskedModel:
 
         Args:
             patches: All of it.
-            name: Of it; decides the draw where some are left out.
+            name: Of it (`case_name`); decides the draw where some are left out.
         """
         cfg = Sampling(max_patches=self.max_patches)
-        drawn = sample(patches, cfg, seed=SEED, epoch=0, slide_id=name)
+        drawn = sample(patches, cfg, seed=SHOWN_SEED, epoch=0, slide_id=name)
         return pack([drawn]).to(self.checkpoint.device, torch.float32)
 
     def view(self, slide: EmbeddedSlide) -> SlideView:

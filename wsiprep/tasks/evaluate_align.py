@@ -38,6 +38,7 @@ from wsiprep.tasks.prompts import ClassPrompts, class_vectors, read_classes
 from wsiprep.tasks.results import Asked, csv_text, failures, write_json
 from wsiprep.train.language.align import caption_of
 from wsiprep.train.language.splits import patients_of
+from wsiprep.train.language.stores import case_name
 
 __all__ = ["evaluate_align"]
 
@@ -156,8 +157,7 @@ def _show(
         case = by_id[slide.id]
         if case.stores not in done:
             read = read_features(case, asked.checkpoint.features)
-            # Named by its stores, so that samples of the same slides see the same patches.
-            bags = asked.show(read.bag, " ".join(path.name for path in case.stores))
+            bags = asked.show(read.bag, case_name(case.stores))
             scores = None if vectors is None else score(model, bags, vectors).score
             vector = model.embed_slides(bags)[0].cpu().double().numpy()
             done[case.stores] = _Seen(case, vector, scores, read.keys)

@@ -20,7 +20,7 @@ from wsiprep.metrics.judge import CachedJudge, Judge
 from wsiprep.metrics.judges import registry as judges
 from wsiprep.metrics.report import assemble
 from wsiprep.models.language.templates import Turn
-from wsiprep.models.sampling import generator_for
+from wsiprep.models.sampling import SHOWN_SEED, generator_for
 from wsiprep.tasks.asked_assistant import AskedAssistant
 from wsiprep.tasks.evaluate_texts_config import (
     EvaluateCaptionConfig,
@@ -98,7 +98,7 @@ def open_cases(asked: AskedAssistant, samples: Sequence[Sample], cfg: SamplesCon
     """
     return Cases.of_stores(
         samples, cfg.stores, asked.sampling, expect=asked.checkpoint.features,
-        grid=cfg.features_grid, encoder=cfg.features_encoder,
+        seed=SHOWN_SEED, grid=cfg.features_grid, encoder=cfg.features_encoder,
     )  # fmt: skip
 
 

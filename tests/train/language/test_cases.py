@@ -42,7 +42,7 @@ def test_what_is_read_is_what_is_drawn_of_everything(stores, name, slides):
     whole = read_case([stores / f"{slide}.zarr" for slide in slides]).bag
     drawn = []
     for epoch in range(3):
-        old = sample(whole, cfg, seed=5, epoch=epoch, slide_id="x")
+        old = sample(whole, cfg, seed=5, epoch=epoch, slide_id=" + ".join(slides))
         new = cases.bag(0, epoch)
         assert new.features.dtype == old.features.dtype
         for part in ("features", "cell", "slide"):

@@ -1,7 +1,8 @@
 """Samples of a manifest with their patches, batch after batch.
 
 The order of an epoch depends on (seed, epoch) alone, and the patches of a sample on (seed, epoch,
-sample): the same on every process and after every resume. Bags are read ahead by threads.
+slides): the same on every process, after every resume, and whoever asks about these slides. Bags
+are read ahead by threads.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from wsiprep.models.sampling import Patches, Sampling, generator_for, sample
 from wsiprep.train.language.bags import CasePatches, SlideFeatures, open_case
 from wsiprep.train.language.fingerprint import Fingerprint
 from wsiprep.train.language.manifest import Sample
-from wsiprep.train.language.stores import StoreFolder
+from wsiprep.train.language.stores import StoreFolder, case_name
 
 __all__ = ["Batch", "Cases", "batches", "steps_of"]
 
@@ -56,6 +57,8 @@ class Cases:
         fingerprint: What the features were made with.
         sampling: Which patches are drawn.
         seed: Of the draw.
+        names: What the slides of each sample are called, by which patches are drawn; as the
+            samples call them without it.
 
     Raises:
         ManifestError: no sample.
@@ -69,12 +72,14 @@ class Cases:
         sampling: Sampling,
         *,
         seed: int = 0,
+        names: Sequence[str] | None = None,
     ) -> None:
         if not samples:
             raise ManifestError("there is no sample to learn from or to be asked about.")
         self.samples, self.fingerprint = tuple(samples), fingerprint
         self.sampling, self.seed = sampling, seed
         self.patches = patches
+        self.names = tuple(names or (case_name(map(Path, one.slides)) for one in samples))
 
     @classmethod
     def of_stores(
@@ -107,16 +112,21 @@ class Cases:
         folder = StoreFolder(stores)
         opened: dict[tuple[Path, ...], tuple[SlideFeatures, ...]] = {}
         slides: list[tuple[SlideFeatures, ...]] = []
+        names: list[str] = []
         for one in samples:
             paths = folder.paths(one.slides, one.id)
             if paths not in opened:
                 opened[paths] = open_case(paths, grid=grid, encoder=encoder, expect=expect)
                 expect = expect or opened[paths][0].fingerprint
             slides.append(opened[paths])
+            names.append(case_name(paths))
 
         if expect is None:
             raise ManifestError("there is no sample to learn from or to be asked about.")
-        return cls(samples, lambda index: CasePatches(slides[index]), expect, sampling, seed=seed)
+        return cls(
+            samples, lambda index: CasePatches(slides[index]), expect, sampling,
+            seed=seed, names=names,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -128,7 +138,7 @@ class Cases:
         """
         return sample(
             self.patches(index), self.sampling,
-            seed=self.seed, epoch=epoch, slide_id=self.samples[index].id,
+            seed=self.seed, epoch=epoch, slide_id=self.names[index],
         )  # fmt: skip
 
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from wsiprep.core.errors import ManifestError, MissingStageError
 
-__all__ = ["StoreFolder"]
+__all__ = ["StoreFolder", "case_name"]
 
 _SUFFIX: Final = ".zarr"
 _BARCODE: Final = re.compile(r"tcga-[a-z0-9]{2}-[a-z0-9]{4}(-[a-z0-9]+)*")
+
+
+def case_name(stores: Iterable[Path]) -> str:
+    """What a case is called, after the stores of its slides.
+
+    Patches are drawn by it, in training, evaluations and answers alike.
+    """
+    return " + ".join(path.name.removesuffix(_SUFFIX) for path in stores)
 
 
 class StoreFolder:
