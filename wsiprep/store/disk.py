@@ -164,24 +164,29 @@ def _acquire(path: Path, how: int) -> int:
 def publish_folder(ready: Path, final: Path) -> None:
     """Move a finished folder to its place, durably; what was there before is removed.
 
-    Both must lie on one file system. A kill leaves the old folder, none, or the new one whole.
+    Both must lie on one file system. A kill leaves the old folder or the new one whole, or none
+    where it falls between two renames.
     """
     sync_tree(ready)
     final.parent.mkdir(parents=True, exist_ok=True)
-    if final.exists():
-        remove_tree(final, ready.parent)
+    trash = _put_aside(final, ready.parent) if final.exists() else None
     os.rename(ready, final)
     sync_folder(final.parent)
+    if trash is not None:
+        shutil.rmtree(trash)
 
 
 def remove_tree(path: Path, trash_folder: Path) -> None:
     """Take a folder out of sight by rename, then delete it."""
-    if not path.exists():
-        return
+    if path.exists():
+        shutil.rmtree(_put_aside(path, trash_folder))
+
+
+def _put_aside(path: Path, trash_folder: Path) -> Path:
     trash_folder.mkdir(parents=True, exist_ok=True)
     trash = Path(tempfile.mkdtemp(prefix=".trash-", dir=trash_folder))
     os.rename(path, trash / path.name)
-    shutil.rmtree(trash)
+    return trash
 
 
 def files_digest(root: Path, skip: tuple[str, ...] = ()) -> dict[str, list[int | str]]:

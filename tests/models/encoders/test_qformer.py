@@ -271,12 +271,12 @@ print(int(status["VmHWM"].split()[0]) * 1024, took)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 def test_a_large_slide_fits_into_2_gb_and_time_is_linear():
-    """Forward and backward, dropout on, of the default Q-Former: 50,000 and 100,000 patches."""
+    """Forward and backward, dropout on, of the default Q-Former: 25,000 and 100,000 patches."""
     told = []
-    for count in (50_000, 100_000):
+    for count in (25_000, 100_000):
         command = [sys.executable, "-c", CHILD, str(count)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         told.append([float(word) for word in done.stdout.split()])
-    (_, half), (peak, whole) = told
+    (_, quarter), (peak, whole) = told
     assert peak < 2e9
-    assert whole / half < 2.5
+    assert whole / quarter < 5
