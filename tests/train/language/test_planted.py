@@ -119,7 +119,7 @@ def test_held_out_combinations_are_found_named_and_shown(tmp_path: Path) -> None
     assert presence(model, held, fit=True) > 0.97
     pointing, ranked = where(model, held, "attention")
     assert pointing > 0.9
-    assert ranked > 0.85
+    assert ranked > 0.88
     assert where(model, held, "cosine")[1] > 0.9
 
 
@@ -137,6 +137,6 @@ def test_the_loss_of_regions_is_what_finds_the_place(tmp_path: Path) -> None:
 
 def test_shuffled_captions_teach_nothing(tmp_path: Path) -> None:
     model, held, scores = learned(swap_captions(WORLD.train(SLIDES), 3), tmp_path)
-    assert scores["r_at_1"] < 0.07
-    assert abs(presence(model, held, fit=True) - 0.5) < 0.12
-    assert where(model, held, "cosine")[1] < 0.65
+    assert scores["r_at_1"] <= 0.06
+    assert abs(presence(model, held, fit=True) - 0.5) < 0.1
+    assert abs(where(model, held, "cosine")[1] - 0.5) < 0.1
