@@ -165,6 +165,90 @@ def test_training_on_nodes_is_asked_for_as_the_program_takes_it(tmp_path, kind, 
     assert said() == [*first, "--resume"]
 
 
+ON_EACH_NODE = """
+for SLURM_NODEID in 0 1; do
+    export SLURM_NODEID
+    printf '@node\\0'
+    "$@" || exit
+done
+"""
+"""Of srun: what it is given, once for each of two nodes."""
+
+SAY = "printf '%s\\0' \"$@\""
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+@pytest.mark.parametrize("kind", ["align", "instruct"])
+def test_nodes_that_train_know_themselves_and_each_other(tmp_path, kind, launcher):
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("there is no bash here")
+    programs = {
+        "scontrol": "echo node1; echo node2", "srun": ON_EACH_NODE, "torchrun": SAY,
+        "accelerate": SAY,
+    }  # fmt: skip
+    (tmp_path / "bin").mkdir()
+    for name, text in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!{bash}\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    text = (EXAMPLES / "slurm" / f"train_{kind}.sbatch").read_text(encoding="utf-8")
+    if launcher == "accelerate":  # its command is a comment, in place of the last one
+        before, active, after = text.partition("\nsrun torchrun")
+        assert active
+        told = [line.removeprefix("# ") for line in after.splitlines() if line.startswith("# ")]
+        commented = told[[line.split()[0] for line in told].index("srun") :]
+        text = "\n".join([before, *commented, ""])
+    script = tmp_path / "batch.sh"
+    script.write_text(text, encoding="utf-8")
+    subprocess.run([bash, "-n", str(script)], check=True)
+
+    odd = ["my stores", 'it"s $HOME.jsonl', "a 'b'", "out \\ here"]
+    names = odd if kind == "instruct" else [odd[0], odd[1], odd[3]]
+    more = ["--set", "model.assistant.system=Be  brief; $SLURM_NODEID"]
+    (tmp_path / odd[3]).mkdir()
+    (tmp_path / odd[3] / "state.pt").touch()
+    done = subprocess.run(
+        [bash, str(script), *names, *(more if kind == "instruct" else [])],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env={
+            **os.environ, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
+            "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4",
+            "SLURM_JOB_ID": "7", "SLURM_NODEID": "0",
+        },
+    )  # fmt: skip
+    empty, *parts = done.stdout.removesuffix("\0").split("@node\0")
+    nodes = [part.removesuffix("\0").split("\0") for part in parts]
+    assert (empty, len(nodes)) == ("", 2)
+    given = [node[node.index("wsiprep") + 1 :] for node in nodes]
+    assert given[0] == given[1]
+    assert given[0][:2] == ["train", kind]
+    assert {*names} <= {*given[0]}
+    assert given[0][-1] == "--resume"
+    assert kind == "align" or more[1] in given[0]
+
+    own = [node[: node.index("wsiprep")] for node in nodes]
+    if launcher == "torchrun":  # which agrees on ranks where its nodes meet
+        assert own[0] == own[1]
+        flags = dict(zip(own[0][:-1:2], own[0][1::2], strict=True))
+        assert flags == {
+            "--nnodes": "2", "--nproc-per-node": "4", "--rdzv-backend": "c10d",
+            "--rdzv-endpoint": "node1:29500", "--rdzv-id": "7",
+        }  # fmt: skip
+        assert own[0][-1] == "--no-python"
+        return
+    for number, node in enumerate(own):
+        assert node[:2] == ["launch", "--multi_gpu"]
+        assert node[-1] == "-m"
+        assert dict(zip(node[2:-1:2], node[3:-1:2], strict=True)) == {
+            "--mixed_precision": "no", "--dynamo_backend": "no", "--num_machines": "2",
+            "--num_processes": "8", "--machine_rank": str(number), "--main_process_ip": "node1",
+            "--main_process_port": "29500",
+        }  # fmt: skip
+
+
 def slurm_task(
     task: int, tasks: int, manifest: Path, out: Path, *flags: str
 ) -> subprocess.CompletedProcess[str]:

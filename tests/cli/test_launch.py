@@ -69,3 +69,27 @@ def test_two_processes_that_a_launcher_starts_are_one_run(launcher, command, tmp
         assert [float(row[name]) for row in two if row[name]] == pytest.approx(
             [float(row[name]) for row in alone if row[name]], rel=1e-3
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "ours"), [("align", "whole on every process"), ("instruct", "--shard")]
+)
+def test_what_accelerate_is_asked_for_is_not_left_out_in_silence(command, ours, tmp_path):
+    pytest.importorskip("accelerate")
+    stores, data = write_set(tmp_path)
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(yaml.safe_dump({"align": ALIGN, "instruct": SPOKEN}))
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--use_fsdp", "--num_processes=1",
+         "--num_machines=1", "--mixed_precision=bf16", "--dynamo_backend=no",
+         "--main_process_port=0", "-m", "wsiprep", "train", command, "--recipe", str(recipe),
+         "--data", str(data), "--stores", str(stores), "--device", "cpu",
+         "-o", str(tmp_path / "out")], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1",
+             "COLUMNS": "200"},
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "--use_fsdp" in done.stderr
+    assert ours in done.stderr
+    assert not (tmp_path / "out").exists()

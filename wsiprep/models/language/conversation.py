@@ -2,8 +2,9 @@
 
 A conversation is cut into pieces (`templates`), each piece is encoded by itself, and the prompt of
 a question asked later is made of the same pieces. So the ids before an answer are the same in
-training and when asking, whatever the tokenizer joins. `<image>` in a user's text becomes
-`SLIDE_ID`; the number of them must be that of the slides.
+training and when asking, whatever the tokenizer joins, and however a chat template writes answers
+that others follow. `<image>` in a user's text becomes `SLIDE_ID`; the number of them must be that
+of the slides.
 """
 
 from __future__ import annotations

@@ -9,9 +9,10 @@ LLaVA's first stage, which learns the projector from captions.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from wsiprep.core.errors import ConfigError, ManifestError
 from wsiprep.models.language.interface import (
@@ -28,6 +29,7 @@ VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
+_MARK: Final = re.compile("\ue000([0-9]+)\ue001")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,10 @@ def _chat(
 
     So the template decides on everything around the texts, and no text is read as markup, nor can
     a template leave part of one out. White space around texts is trimmed, as most templates do.
+
+    A template may write an answer otherwise once others follow it: those of models that think put
+    an empty thought into the start of an answer, and leave it out of earlier ones. So each question
+    is written as it was when it was the last, and its answer stays behind what was asked then.
     """
     if not isinstance(tokenizer, ChatTokenizer) or not tokenizer.has_chat_template:
         raise ConfigError(
@@ -157,53 +163,96 @@ def _chat(
             stage="models",
             hint="Use the template llava_v1.",
         )
-    # Private-use characters: no template writes or looks for them.
-    marks = [f"\ue000{index}\ue001" for index in range(len(turns))]
-    messages = [
-        {"role": turn.role, "content": mark} for turn, mark in zip(turns, marks, strict=True)
-    ]
-    whole = tokenizer.render(messages, open_end)
     pieces: list[Piece] = []
     ends: list[int] = []
-    previous: Turn | None = None
-    at = 0
-    for index, (turn, mark) in enumerate(zip(turns, marks, strict=True)):
-        place = whole.find(mark, at)
-        if place < 0 or whole.count(mark) > 1:
-            raise ConfigError(
-                f"the chat template does not write each turn once (it fails for a turn of the "
-                f"{turn.role}).",
-                stage="models",
-                hint="Use the template chatml or llava_v1.",
-            )
-        text, begin = turn.text.strip(), place
-        if turn.role == "assistant":
-            prompt = tokenizer.render(messages[:index], True)
-            if at <= len(prompt) <= place and whole.startswith(prompt):
-                begin = len(prompt)
-        pieces += _between(whole[at:begin], previous, tokenizer, ends)
-        # What stands between prompt and answer is for the model to say: it is learned too.
-        lead = whole[begin:place]
-        if lead.strip():
-            pieces.append(Piece("markup", lead, learned=True))
-        else:
-            text = lead + text
-        kind: Literal["user", "text"] = "user" if turn.role == "user" else "text"
-        pieces.append(Piece(kind, text, learned=turn.role == "assistant"))
-        previous, at = turn, place + len(mark)
-    pieces += _between(whole[at:], previous, tokenizer, ends)
-    if not ends:
-        ends = _end_of_answers(tokenizer)
+    for answered in [index + 1 for index, turn in enumerate(turns) if turn.role == "user"]:
+        said = turns[:answered]
+        start, lead, close = _exchange(said, tokenizer)
+        pieces += _filled(start, said, tokenizer, ends)
+        if answered < len(turns):
+            pieces.append(Piece("text", lead + turns[answered].text.strip(), learned=True))
+        if answered == len(turns) - 1:
+            pieces += _between(close, True, tokenizer, ends)
+    if open_end:
+        ends += _ends_of_answers(tokenizer)
     return pieces, tuple(dict.fromkeys([*ends, tokenizer.eos_id]))
 
 
+def _exchange(turns: Sequence[Turn], tokenizer: ChatTokenizer) -> tuple[str, str, str]:
+    """Markup of the last question and around its answer.
+
+    Args:
+        turns: Ending with the question.
+        tokenizer: With a chat template.
+
+    Returns:
+        What stands between the answer before and this one, with marks; white space that the answer
+        begins with; and what stands behind it, if it is the last.
+    """
+    messages = [{"role": turn.role, "content": _mark(i)} for i, turn in enumerate(turns)]
+    start = tokenizer.render(messages, True)
+    for index, turn in enumerate(turns):
+        if start.count(_mark(index)) != 1:
+            raise _not_once(turn.role)
+    mark = _mark(len(turns))
+    whole = tokenizer.render([*messages, {"role": "assistant", "content": mark}], False)
+    if whole.count(mark) != 1:
+        raise _not_once("assistant")
+    before, close = whole.split(mark)
+    lead = before.removeprefix(start) if before.startswith(start) else ""
+    if _MARK.search(lead + close):
+        raise _not_once("user")
+    if lead.strip():
+        # It is the same before every answer: a model need not say it, and is asked with it.
+        start, lead = start + lead, ""
+    if _follows_answer(turns):
+        start = start.partition(_mark(len(turns) - 2))[2]
+    return start, lead, close
+
+
+def _filled(
+    markup: str,
+    turns: Sequence[Turn],
+    tokenizer: ChatTokenizer,
+    ends: list[int],
+) -> list[Piece]:
+    """Pieces of markup, with texts for marks: of the last turn, and of the system."""
+    parts = _MARK.split(markup)  # markup, index, markup, ...
+    shown = [int(index) for index in parts[1::2]]
+    if [index for index in shown if turns[index].role != "system"] != [len(turns) - 1]:
+        raise _not_once("user")
+    pieces = _between(parts[0], _follows_answer(turns), tokenizer, ends)
+    for index, between in zip(shown, parts[2::2], strict=True):
+        kind: Literal["user", "text"] = "user" if turns[index].role == "user" else "text"
+        pieces.append(Piece(kind, turns[index].text.strip()))
+        pieces += _between(between, False, tokenizer, ends)
+    return pieces
+
+
+def _follows_answer(turns: Sequence[Turn]) -> bool:
+    return len(turns) > 1 and turns[-2].role == "assistant"
+
+
+def _mark(index: int) -> str:
+    """What stands for the text of a turn; of private-use characters, which no template writes."""
+    return f"\ue000{index}\ue001"
+
+
+def _not_once(role: str) -> ConfigError:
+    return ConfigError(
+        f"the chat template does not write each turn once (it fails for a turn of the {role}).",
+        stage="models",
+        hint="Use the template chatml or llava_v1.",
+    )
+
+
 def _between(
-    markup: str, previous: Turn | None, tokenizer: MarkupTokenizer, ends: list[int]
+    markup: str, after_answer: bool, tokenizer: MarkupTokenizer, ends: list[int]
 ) -> list[Piece]:
     """Markup between two texts; after an answer, it is learned up to its first special token."""
     ids = tokenizer.encode_markup(markup) if markup else []
     learned = 0
-    if previous is not None and previous.role == "assistant":
+    if after_answer:
         special = [index for index, id_ in enumerate(ids) if id_ in tokenizer.special_ids]
         if not special:
             raise ConfigError(
@@ -217,10 +266,9 @@ def _between(
     return [Piece("token", token=id_, learned=index < learned) for index, id_ in enumerate(ids)]
 
 
-def _end_of_answers(tokenizer: ChatTokenizer) -> list[int]:
-    """The token that ends answers, seen on an exchange of its own; for prompts with none."""
-    turns = [Turn("user", "q"), Turn("assistant", "a")]
-    _, ends = _chat(turns, tokenizer, False)
+def _ends_of_answers(tokenizer: ChatTokenizer) -> list[int]:
+    """Tokens that end answers, the last and earlier ones, seen on a conversation of its own."""
+    _, ends = _chat([Turn("user", "q"), Turn("assistant", "a")] * 2, tokenizer, False)
     return list(ends)
 
 

@@ -31,6 +31,7 @@ from wsiprep.train.language.align_losses import AlignLosses, Asked, Micro
 from wsiprep.train.language.cases import Batch, Cases
 from wsiprep.train.language.checkpoint import save_aligned
 from wsiprep.train.language.config import LanguageTraining
+from wsiprep.train.language.launcher import check_launcher
 from wsiprep.train.language.loop import Rate, RunPlan, Trained, train
 from wsiprep.train.language.manifest import Sample, data_sha256, read_manifest
 from wsiprep.train.language.processes import Processes, join_processes
@@ -230,7 +231,9 @@ def prepare_align(cfg: LanguageTraining) -> Prepared:
             hint="`wsiprep convert --split patient` divides samples.",
         )
     check_apart(samples, () if cfg.val is None else given)
-    processes = join_processes(resolve_device(cfg.device), cfg.precision)
+    device = resolve_device(cfg.device)
+    check_launcher(cfg.precision, device.type, sharded=None)
+    processes = join_processes(device, cfg.precision)
     how: dict[str, Any] = {
         "seed": cfg.seed, "grid": cfg.features_grid, "encoder": cfg.features_encoder
     }  # fmt: skip

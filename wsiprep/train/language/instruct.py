@@ -33,6 +33,7 @@ from wsiprep.train.language.assistant_config import AssistantTraining, Command
 from wsiprep.train.language.cases import Batch, Cases, batches, steps_of
 from wsiprep.train.language.conversations import conversations_of, question_of, texts_of
 from wsiprep.train.language.instruct_config import AssistantRecipe
+from wsiprep.train.language.launcher import check_launcher
 from wsiprep.train.language.loop import Rate, RunPlan, Trained, train
 from wsiprep.train.language.manifest import Sample, data_sha256, read_manifest
 from wsiprep.train.language.master import hold_in_float32
@@ -234,7 +235,9 @@ def prepare_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
     start = read_start(cfg.start) if cfg.start is not None else None
     parts = with_llm(recipe.model, cfg.llm)
     parts = start.parts(parts) if start is not None else parts
-    processes = join_processes(resolve_device(cfg.device), cfg.precision)
+    device = resolve_device(cfg.device)
+    check_launcher(cfg.precision, device.type, sharded=cfg.shard)
+    processes = join_processes(device, cfg.precision)
     if cfg.shard:
         check_several(processes)
     learn, val = _samples(cfg, command, recipe)
