@@ -143,7 +143,7 @@ def test_training_on_nodes_is_asked_for_as_the_program_takes_it(tmp_path, kind, 
     env = {
         **os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
         "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4",
-        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8",
     }  # fmt: skip
 
     def said() -> list[str]:
@@ -216,7 +216,7 @@ def test_nodes_that_train_know_themselves_and_each_other(tmp_path, kind, launche
         env={
             **os.environ, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
             "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4",
-            "SLURM_JOB_ID": "7", "SLURM_NODEID": "0",
+            "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8", "SLURM_NODEID": "0",
         },
     )  # fmt: skip
     empty, *parts = done.stdout.removesuffix("\0").split("@node\0")
