@@ -22,9 +22,8 @@ app = typer.Typer(
 )
 
 EPILOG = (
-    "Exit codes: 0 all done, slides without tissue left out; 1 some slides failed, the rest done "
-    "(or, of texts, a store or features that are needed: nothing was written); 2 usage; "
-    "3 environment; 130 interrupted (nothing was written); 70 a bug."
+    "Exit codes: 0 all done; 1 some slides failed, the rest done, or one that is needed lacks "
+    "features; 2 usage; 3 environment; 130 interrupted (nothing was written); 70 a bug."
 )
 
 
