@@ -6,7 +6,8 @@ import json
 import subprocess
 
 from tests.cli import shell
-from tests.tasks.convert.made import talk, write_json
+from tests.tasks.convert.made import talk, write_csv, write_json
+from tests.train.language.made import write_grid, write_store
 from wsiprep.train.language.manifest import read_manifest
 
 
@@ -49,3 +50,15 @@ def test_words_json_and_exit_codes(tmp_path):
     assert "no published test files" in done.stdout
     done = wsiprep("convert", "wsi-bench", train, test, "-o", out, "--skip-bad", "--split", "given")
     assert "not of unseen patients" in done.stdout
+
+
+def test_slides_without_features_are_named(tmp_path):
+    write_store(tmp_path / "stores", "whole", number=1)
+    write_grid(tmp_path / "stores", "bare", 2)
+    table = write_csv(tmp_path / "r.csv", [["slide", "report"], ["whole", "A."], ["bare", "B."]])
+    done = wsiprep(
+        "convert", "csv", table, "--stores", tmp_path / "stores", "-o", tmp_path / "m.jsonl"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "left out: 1 samples of slides whose stores have no features" in done.stdout
+    assert "stores without features: bare.zarr" in done.stdout

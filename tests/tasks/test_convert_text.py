@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 
 import pytest
 
 from tests.tasks.convert.made import converted, talk, write_json
+from tests.train.language.made import write_store
 from wsiprep.core.errors import ConfigError, ManifestError, UnknownPluginError
 from wsiprep.tasks.convert import formats
 from wsiprep.tasks.convert_text import SHOWN
@@ -71,11 +73,11 @@ def test_all_bad_records_are_counted_and_the_first_are_shown(tmp_path):
 
 def test_stores_decide_which_samples_stay(tmp_path):
     stores = tmp_path / "stores"
-    (stores / "TCGA-AA-0002-01Z-00-DX1.U.zarr").mkdir(parents=True)
+    store, _, _ = write_store(stores, "TCGA-AA-0002-01Z-00-DX1.U")
     path = write_json(tmp_path / "Grading_train.json", rows(1, 2, image="TCGA-AA-{:04}-01Z-00-DX1"))
     done = converted("wsi_bench", tmp_path / "m.jsonl", path, stores=stores)
     assert [s.slides for s in done.samples] == [("TCGA-AA-0002-01Z-00-DX1.U",)]
-    (stores / "TCGA-AA-0002-01Z-00-DX1.U.zarr").rmdir()
+    shutil.rmtree(store)
     with pytest.raises(ManifestError, match="no sample is left of 2") as caught:
         converted("wsi_bench", tmp_path / "n.jsonl", path, stores=stores)
     assert str(stores) in str(caught.value)

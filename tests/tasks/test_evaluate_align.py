@@ -11,6 +11,7 @@ import pytest
 
 from tests.tasks.aligned_made import FINDINGS, WORLD, make_cohort
 from wsiprep.core.errors import ConfigError, ManifestError
+from wsiprep.metrics.report import as_lines
 from wsiprep.store.read import FeatureStore
 from wsiprep.tasks.evaluate_align import evaluate_align
 from wsiprep.tasks.evaluate_ground import evaluate_ground
@@ -216,3 +217,41 @@ def test_ground_refuses(cohort, truth, tmp_path):
     assert "the lattice has the shape" in failed["reason"]
     assert done.report["methods"]["cosine"]["n"] == 1
     assert set(done.report["methods"]["cosine"]["baselines"]) == {"chance", "centre", "blind"}
+
+
+def test_ground_resamples_patients_of_tcga_and_says_where_it_knows_none(cohort, tmp_path):
+    """Two slides of a TCGA patient are one; slides of which nobody knows are slides."""
+    stores = tmp_path / "stores"
+    stores.mkdir()
+    patient = "TCGA-BP-5195"
+    names = [f"{patient}-01Z-00-DX{n}.uuid" for n in (1, 2)] + ["TCGA-AA-0001-01Z-00-DX1", "own"]
+    for n, name in enumerate(names):
+        (stores / f"{name}.zarr").symlink_to(cohort.store(n))
+
+    def report(*slides, ids=None):
+        lines = ["slide,text,reference,patient_id"]
+        for n in slides:
+            finding = cohort.slides[n].findings[0]
+            grid = FeatureStore(cohort.store(n)).grid()
+            mask = np.zeros(grid.shape, np.uint8)
+            inside = cohort.inside(n, finding)
+            mask[cohort.slides[n].cell[inside, 0], cohort.slides[n].cell[inside, 1]] = 1
+            np.save(tmp_path / f"{n}.npy", mask)
+            text = WORLD.prompts(finding)[0]
+            lines.append(f"{names[n]},{text},{n}.npy,{(ids or {}).get(n, '')}")
+        (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+        cfg = ground_settings(cohort, tmp_path / "t.csv", tmp_path / "o", stores=stores)
+        return evaluate_ground(cfg).report["methods"]["cosine"]
+
+    known = report(0, 1, 2)
+    assert (known["n"], known["n_patients"], known["bootstrap"]["over"]) == (3, 2, "patients")
+    # The barcode is the patient whatever the column says, as in `convert`.
+    named = report(0, 1, 2, ids={0: "x", 1: "y"})
+    assert named["n_patients"] == 2
+    alone = report(3)
+    assert (alone["n_patients"], alone["bootstrap"]["over"]) == (None, "slides")
+    assert "resamples of slides" in as_lines(alone)[1]
+    mixed = report(0, 3)
+    assert mixed["n_patients"] is None
+    assert mixed["bootstrap"]["over"] == "patients, and slides of which none is known"
+    assert report(0, 3, ids={3: "p"})["n_patients"] == 2

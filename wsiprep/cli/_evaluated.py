@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from wsiprep.cli._asked import finish_asked
+from wsiprep.cli._asked import finish_asked, tell_left_out
 from wsiprep.cli._console import print_json, stderr, stdout
 from wsiprep.cli._progress import show_progress
 from wsiprep.core.report import OnEvent
@@ -38,5 +38,6 @@ def run_evaluation(
                 text = f"{title}: {line}" if title and not number else line
                 stdout().print(text, markup=False, highlight=False)
             stdout().print()
+    tell_left_out(done.report, json_=json_)
     finish_asked(done, json_=json_)
     raise typer.Exit(done.exit_code)

@@ -22,8 +22,8 @@ app = typer.Typer(
 )
 
 EPILOG = (
-    "Exit codes: 0 done; 2 usage, or a file or record that cannot be used; 3 environment; "
-    "130 interrupted (nothing was written); 70 a bug."
+    "Exit codes: 0 done; 1 a store that cannot be read; 2 usage, or a file or record that cannot "
+    "be used; 3 environment; 130 interrupted (nothing was written); 70 a bug."
 )
 
 
@@ -57,6 +57,7 @@ _register()
 
 def _print(report: dict[str, Any]) -> None:
     from wsiprep.cli._console import stderr, stdout
+    from wsiprep.train.language.left_out import few
 
     def say(line: str) -> None:
         stdout().print(line, markup=False, highlight=False)
@@ -79,6 +80,10 @@ def _print(report: dict[str, Any]) -> None:
         say(f"left out: {left['bad']:,} records that cannot be used")
     if left.get("no_store"):
         say(f"left out: {left['no_store']:,} samples of slides without a store")
+    if left.get("no_features"):
+        say(f"left out: {left['no_features']:,} samples of slides whose stores have no features")
+    if report["stores_without_features"]:
+        say(f"stores without features: {few(report['stores_without_features'])}")
     if left.get("patient_is_held_out"):
         say(f"left out: {left['patient_is_held_out']:,} samples of patients held out elsewhere")
     published = report["published_test"]

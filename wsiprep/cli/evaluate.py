@@ -22,8 +22,8 @@ app = typer.Typer(
 )
 
 EPILOG = (
-    "Exit codes: 0 all done; 1 some slides failed, the rest done; 2 usage; 3 environment; "
-    "130 interrupted (nothing was written); 70 a bug."
+    "Exit codes: 0 all done; 1 some slides failed, the rest done, or one that is needed lacks "
+    "features; 2 usage; 3 environment; 130 interrupted (nothing was written); 70 a bug."
 )
 
 
@@ -76,6 +76,7 @@ app.command("caption", epilog=EPILOG)(guarded(caption))
 
 
 def _print_texts(done: Any, parts: list[dict[str, Any]], *, json_: bool) -> None:
+    from wsiprep.cli._asked import tell_left_out
     from wsiprep.cli._console import print_json, stderr, stdout
     from wsiprep.metrics.report import as_lines
 
@@ -84,6 +85,7 @@ def _print_texts(done: Any, parts: list[dict[str, Any]], *, json_: bool) -> None
     for part in () if json_ else parts:
         for line in as_lines(part):
             stdout().print(line, markup=False, highlight=False)
+    tell_left_out(done.report, json_=json_)
     console = stderr() if json_ else stdout()
     for what, path in done.files.items():
         console.print(f"{what:9} {path}", markup=False, highlight=False)

@@ -21,7 +21,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-EPILOG = "Exit codes: 0 done; 2 usage; 3 environment; 130 interrupted (go on with --resume)."
+EPILOG = (
+    "Exit codes: 0 done; 1 a slide or store that cannot be used (nothing was trained); 2 usage; "
+    "3 environment; 130 interrupted (go on with --resume)."
+)
 
 
 @settings_command(TrainTissueConfig)
@@ -56,7 +59,7 @@ def align(cfg: TrainAlignConfig) -> None:
             out.print(f"{name:<26}{value}", markup=False, highlight=False)
         return
     with show_steps(stderr()) as on_step:
-        done = train_align(cfg.training, on_step)
+        done = train_align(cfg.training, on_step, _note)
     _tell(done.checkpoint, done.scores)
     out.print(
         f"use it with   wsiprep classify | retrieve | ground --model {done.checkpoint.parent}",
@@ -87,12 +90,18 @@ def _assistant(cfg: TrainAssistantConfig, kind: Command) -> None:
             out.print(f"{name:<26}{value}", markup=False, highlight=False)
         return
     with show_steps(stderr()) as on_step:
-        done = train_assistant(cfg.training, kind, on_step)
+        done = train_assistant(cfg.training, kind, on_step, _note)
     _tell(done.checkpoint, done.scores)
     out.print(
         f"use it with   wsiprep ask | caption --model {done.checkpoint.parent}",
         markup=False, highlight=False,
     )  # fmt: skip
+
+
+def _note(text: str) -> None:
+    from wsiprep.cli._console import stderr
+
+    stderr().print(text, markup=False, highlight=False)
 
 
 def _tell(checkpoint: Path, scores: dict[str, float]) -> None:

@@ -21,6 +21,7 @@ WsiprepError(message, *, slide, stage, hint)
 │   │   └── UpsamplingError
 │   ├── TissueInputError        the mask or GeoJSON given for this slide cannot be used
 │   ├── MissingStageError       an earlier stage has not run for this slide
+│   │   └── AmbiguousStageError it has run in several ways, and none is named
 │   └── EncodingError           the encoder gave NaN, infinity or a wrong shape
 ├── StoreError             1    this slide's store; the other slides go on
 │   ├── StoreMismatchError      made with other settings, or from another slide
@@ -37,6 +38,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "AmbiguousStageError",
     "ConfigError",
     "DeviceError",
     "EncodingError",
@@ -182,6 +184,10 @@ class TissueInputError(SlideError):
 
 class MissingStageError(SlideError):
     """An earlier stage has not run for this slide; the hint is the command to run."""
+
+
+class AmbiguousStageError(MissingStageError):
+    """There are several grids, features or heat maps, and none is named; the hint lists them."""
 
 
 class EncodingError(SlideError):

@@ -16,6 +16,7 @@ __all__ = [
     "NO_TISSUE_REMEDY",
     "Event",
     "OnEvent",
+    "OnNote",
     "OnStep",
     "RunLog",
     "RunReport",
@@ -168,6 +169,8 @@ class TrainStep:
 
 
 OnStep = Callable[[TrainStep], None]
+OnNote = Callable[[str], None]
+"""Told a sentence that a user should read."""
 
 
 class RunLog:

@@ -48,6 +48,7 @@ def assemble(
     rows: int,
     data: Iterable[Any],
     patients: Sequence[Hashable] | None,
+    over: str = "patients",
     baselines: Mapping[str, Baseline] | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
     extra: Mapping[str, Any] | None = None,
@@ -64,6 +65,7 @@ def assemble(
         data: One JSON value a sample; see `data_sha256`.
         patients: Patient of each sample; samples are taken for patients if None, which the report
             says.
+        over: What `patients` are, where they are not all patients: `slides`, say.
         baselines: Metrics of `majority`, `blind`, `chance`, ... by name.
         groups: For each way to group samples (`task`, `tumour`), the group of each.
         extra: What else the report should hold (tokenizer, judge, unparsed answers); its names
@@ -73,9 +75,9 @@ def assemble(
         seed: The same seed, the same intervals.
 
     Returns:
-        `task`, `n`, `n_patients` (None if unknown), `data_sha256`, `scores` (value, low, high,
-        groups), `baselines` (likewise; a plain number has no interval), `above` (the model minus
-        each baseline), `by_group`, `bootstrap`, and `extra`.
+        `task`, `n`, `n_patients` (None if not all are known), `data_sha256`, `scores` (value, low,
+        high, groups), `baselines` (likewise; a plain number has no interval), `above` (the model
+        minus each baseline), `by_group`, `bootstrap`, and `extra`.
 
     Raises:
         ValueError: lengths differ, no sample, or a name taken twice.
@@ -103,7 +105,7 @@ def assemble(
     report: dict[str, Any] = {
         "task": task,
         "n": rows,
-        "n_patients": None if patients is None else len(set(patients)),
+        "n_patients": None if patients is None or over != "patients" else len(set(patients)),
         "data_sha256": _whole(hashes),
         "scores": {name: interval(statistic) for name, statistic in statistics.items()},
         "baselines": {
@@ -132,7 +134,7 @@ def assemble(
             for name, labels in (groups or {}).items()
         },
         "bootstrap": {
-            "over": "samples" if patients is None else "patients",
+            "over": "samples" if patients is None else over,
             "resamples": resamples,
             "confidence": confidence,
             "seed": seed,

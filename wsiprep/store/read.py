@@ -11,7 +11,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
-from wsiprep.core.errors import MissingStageError, StoreCorruptError
+from wsiprep.core.errors import AmbiguousStageError, MissingStageError, StoreCorruptError
 from wsiprep.core.types import PatchGrid, SlideInfo, TissueMask
 from wsiprep.store.arrays import decoded, load, load_known
 from wsiprep.store.features import FeatureArray
@@ -76,6 +76,11 @@ class FeatureStore:
     def grids(self) -> list[str]:
         """Names of the finished grids."""
         return [u.split("/")[1] for u in self._manifest.units if u.count("/") == 1]
+
+    @property
+    def has_features(self) -> bool:
+        """Whether there are finished features on some grid (they may hold no vector)."""
+        return any(self.encoders(grid) for grid in self.grids)
 
     def encoders(self, grid: str | None = None) -> list[str]:
         """Names of the encoders whose features of a grid are finished."""
@@ -209,11 +214,15 @@ class FeatureStore:
                 stage="store",
                 hint=f"Run {command}.",
             )
-        raise self._missing(f"there is more than one {what}; name it.", names)
+        raise AmbiguousStageError(
+            f"there is more than one {what}; name it.",
+            slide=self.slide.id,
+            stage="store",
+            hint=_listed(names),
+        )
 
     def _missing(self, problem: str, known: list[str]) -> MissingStageError:
-        there = f"There are: {', '.join(known) or 'none'}."
-        return MissingStageError(problem, slide=self.slide.id, stage="store", hint=there)
+        return MissingStageError(problem, slide=self.slide.id, stage="store", hint=_listed(known))
 
     def _check(self, unit: str) -> None:
         """Refuse a part that is not finished or lacks files: Zarr would give fill values."""
@@ -240,3 +249,7 @@ class FeatureStore:
         if not isinstance(group, zarr.Group):
             raise StoreCorruptError(f"{unit} is not a group.", slide=self.slide.id, stage="store")
         return group
+
+
+def _listed(names: list[str]) -> str:
+    return f"There are: {', '.join(names) or 'none'}."

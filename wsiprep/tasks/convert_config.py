@@ -26,8 +26,8 @@ class ConvertedConfig(Settings):
     out: Path = Field(json_schema_extra=flag("-o"))
     """The manifest to be written, e.g. train.jsonl; gzip where it ends in .gz."""
     stores: Path | None = None
-    """Folder of stores: samples of slides that are not there are left out and counted, and slides
-    named without the end of their file name get it."""
+    """Folder of stores: samples of slides that are not there, or have no features yet, are left out
+    and counted, and slides named without the end of their file name get it."""
     skip_bad: bool = False
     """Leave out records that cannot be used, and count them; without it the first is an error."""
     json_: bool = Field(default=False, json_schema_extra=flag("--json"))

@@ -6,11 +6,12 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from wsiprep.core.errors import ConfigError, ManifestError
+from wsiprep.store.read import FeatureStore
 from wsiprep.tasks.convert import formats
 from wsiprep.tasks.convert._records import Record, Source
 from wsiprep.tasks.convert_config import ConvertConfig
@@ -62,13 +63,13 @@ def convert_text(format_name: str, cfg: ConvertConfig) -> Conversion:
         UnknownPluginError: there is no such format.
         ConfigError: the manifest would replace one of the files.
         ManifestError: a file or a record cannot be used, or nothing is left to write.
+        StoreError: a store cannot be read.
         OutputError: the manifest cannot be written.
     """
     plugin = formats.load(format_name)
     files, out = cfg.converted.files, cfg.converted.out
     if os.path.realpath(out) in {os.path.realpath(path) for path in files}:
         raise ConfigError(f"--out {out} is also a file to be converted.")
-    stores = StoreFolder(cfg.converted.stores) if cfg.converted.stores is not None else None
     bad = _Bad()
     read: list[Sample] = []
     of_file: list[dict[str, Any]] = []
@@ -89,9 +90,12 @@ def convert_text(format_name: str, cfg: ConvertConfig) -> Conversion:
     how = _how(plugin, cfg, read)
     kept: Sequence[Sample] = read
     left_out = {"bad": bad.count}
-    if stores is not None:
-        kept = [placed for sample in kept if (placed := _placed(sample, stores)) is not None]
-        left_out["no_store"] = len(read) - len(kept)
+    without: list[str] = []
+    if cfg.converted.stores is not None:
+        placing = _Placing(StoreFolder(cfg.converted.stores))
+        kept = [placed for one in read if (placed := placing.place(one)) is not None]
+        left_out |= {"no_store": placing.no_store, "no_features": placing.no_features}
+        without = sorted(path.name for path, has in placing.looked.items() if not has)
     if how == "patient":
         shares = {"val": cfg.splits.val_share, "test": cfg.splits.test_share}
         division = divide(kept, seed=cfg.splits.seed, **shares)
@@ -102,7 +106,7 @@ def convert_text(format_name: str, cfg: ConvertConfig) -> Conversion:
     if not kept:
         raise ManifestError(
             f"no sample is left of {len(read)} read.",
-            hint=f"No slide has a store in {cfg.converted.stores}." if stores else None,
+            hint=_nothing_in(cfg.converted.stores, without) if cfg.converted.stores else None,
         )
     write_manifest(out, kept)
     report = {
@@ -111,6 +115,7 @@ def convert_text(format_name: str, cfg: ConvertConfig) -> Conversion:
         "bad_records": list(bad.shown),
         "split": how,
         "left_out": left_out,
+        "stores_without_features": without,
         "published_test": published,
         "published": not own,
         "given_splits": dict(sorted(Counter(sample.split or "none" for sample in read).items())),
@@ -180,13 +185,45 @@ def _sample(plugin: Any, record: Record, seen: set[str]) -> Sample:
     return sample
 
 
-def _placed(sample: Sample, stores: StoreFolder) -> Sample | None:
-    """The sample with its slides named as their stores; None where one has none."""
-    found = [stores.find(slide) for slide in sample.slides]
-    if not all(found):
-        return None
-    names = dict.fromkeys(slide_name(path.name) for paths in found for path in paths)
-    return replace(sample, slides=tuple(names))
+@dataclass(slots=True)
+class _Placing:
+    """Slides of samples named as their stores; of several of a case, those that have features.
+
+    Attributes:
+        stores: Where stores lie.
+        looked: Whether those that were looked at have features.
+        no_store: Samples of which a slide has no store.
+        no_features: Other samples of which a slide has only stores without features.
+    """
+
+    stores: StoreFolder
+    looked: dict[Path, bool] = field(default_factory=dict)
+    no_store: int = 0
+    no_features: int = 0
+
+    def place(self, sample: Sample) -> Sample | None:
+        """The sample with its slides named as their stores; None, and counted, if one has none."""
+        found = [self.stores.find(slide) for slide in sample.slides]
+        if not all(found):
+            self.no_store += 1
+            return None
+        usable = [[path for path in paths if self._has_features(path)] for paths in found]
+        if not all(usable):
+            self.no_features += 1
+            return None
+        names = dict.fromkeys(slide_name(path.name) for paths in usable for path in paths)
+        return replace(sample, slides=tuple(names))
+
+    def _has_features(self, path: Path) -> bool:
+        if path not in self.looked:
+            self.looked[path] = FeatureStore(path).has_features
+        return self.looked[path]
+
+
+def _nothing_in(stores: Path, without: Sequence[str]) -> str:
+    if not without:
+        return f"No slide has a store in {stores}."
+    return f"No slide has a store with features in {stores}: `wsiprep run` or `embed` makes them."
 
 
 def _published(samples: Sequence[Sample]) -> dict[str, int] | None:

@@ -221,18 +221,15 @@ def _matching(store: FeatureStore, expect: Fingerprint) -> tuple[str, str]:
     """Names of the grid and encoder whose features fit; the first of several."""
     pairs = [(grid, encoder) for grid in store.grids for encoder in store.encoders(grid)]
     if not pairs:
-        store.features()  # says what is missing
-    prints = {pair: _fingerprint(store, *pair, expect) for pair in pairs}
+        store.features(grid=next(iter(store.grids), None))  # says what is missing
+    prints = {pair: _fingerprint(store, *pair) for pair in pairs}
     nearest = min(pairs, key=lambda pair: len(expect.differences(prints[pair])))
     expect.check(prints[nearest], slide=store.slide.id)
     return nearest
 
 
-def _fingerprint(store: FeatureStore, grid: str, encoder: str, expect: Fingerprint) -> Fingerprint:
-    features = store.features(encoder, grid)
-    found = Fingerprint.of_features(features)
-    # Without vectors nobody can say whether they have length 1.
-    return found if len(features) else replace(found, normalised=expect.normalised)
+def _fingerprint(store: FeatureStore, grid: str, encoder: str) -> Fingerprint:
+    return Fingerprint.of_features(store.features(encoder, grid))
 
 
 def _embed(
@@ -284,7 +281,7 @@ def _stored(out: Path, ref: SlideRef) -> FeatureStore | None:
 
 def _has_features(store: FeatureStore, expect: Fingerprint) -> bool:
     return any(
-        not expect.differences(_fingerprint(store, grid, encoder, expect))
+        not expect.differences(_fingerprint(store, grid, encoder))
         for grid in store.grids
         for encoder in store.encoders(grid)
     )

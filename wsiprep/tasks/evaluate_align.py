@@ -33,10 +33,11 @@ from wsiprep.tasks.asked_model import AskedModel, load_model
 from wsiprep.tasks.classify import score_patches, score_slide
 from wsiprep.tasks.embedded import EmbeddedSlide, visit
 from wsiprep.tasks.evaluate_language_config import EvaluateAlignConfig, LanguageReport
-from wsiprep.tasks.evaluated import Case, cases_of, read_features
+from wsiprep.tasks.evaluated import Case, cases_of, read_features, samples_of
 from wsiprep.tasks.prompts import ClassPrompts, class_vectors, read_classes
 from wsiprep.tasks.results import Asked, csv_text, failures, write_json
 from wsiprep.train.language.align import caption_of
+from wsiprep.train.language.manifest import Sample
 from wsiprep.train.language.splits import patients_of
 from wsiprep.train.language.stores import case_name
 
@@ -69,6 +70,7 @@ def evaluate_align(cfg: EvaluateAlignConfig, on_event: OnEvent = lambda _: None)
     Raises:
         UsageError: the samples say nothing that could be evaluated; nothing was written.
         EnvironmentProblem: the model cannot be loaded, or the folder not be written.
+        MissingStageError: slides have no store or no features, and may not be missing.
         SlideError: not one slide could be shown to the model.
     """
     classes = None
@@ -76,19 +78,18 @@ def evaluate_align(cfg: EvaluateAlignConfig, on_event: OnEvent = lambda _: None)
         classes = read_classes(cfg.tasks.classes, cfg.tasks.templates)
     elif cfg.tasks.templates is not None:
         raise ConfigError("--templates is for --classes, and there are none.")
-    cases = cases_of(cfg.samples)
-    _check_something_said(cases, classes)
+    samples = samples_of(cfg.samples)
+    _check_something_said(samples, classes)
     check_writable(cfg.report.output)
     asked = load_model(cfg.model)
+    cases, left = cases_of(samples, cfg.samples, asked.checkpoint.features)
     seen, outcomes = _show(asked, cases, classes, cfg.tasks.mode, on_event)
     if not seen:
         raise SlideError(
             "not one slide could be shown to the model.", hint=outcomes[0].reason or None
         )
     # Over all samples, failed ones too: who is whose does not depend on what could be read.
-    whose = dict(
-        zip((c.sample.id for c in cases), patients_of([c.sample for c in cases]), strict=True)
-    )
+    whose = dict(zip((one.id for one in samples), patients_of(samples), strict=True))
     table: dict[str, dict[str, Any]] = {
         one.case.sample.id: {
             "sample": one.case.sample.id,
@@ -114,6 +115,7 @@ def evaluate_align(cfg: EvaluateAlignConfig, on_event: OnEvent = lambda _: None)
         "data": str(cfg.samples.data),
         "split": cfg.samples.split,
         **parts,
+        "left_out": left.canonical(),
         "failed": failures(outcomes),
     }
     out = cfg.report.output
@@ -125,14 +127,14 @@ def evaluate_align(cfg: EvaluateAlignConfig, on_event: OnEvent = lambda _: None)
     return Asked(report, tuple(outcomes), files)
 
 
-def _check_something_said(cases: Sequence[Case], classes: ClassPrompts | None) -> None:
-    labels = {case.sample.label for case in cases} - {""}
+def _check_something_said(samples: Sequence[Sample], classes: ClassPrompts | None) -> None:
+    labels = {one.label for one in samples} - {""}
     if classes is not None and not labels & set(classes.names):
         raise ManifestError(
             f"no label of the samples is among the classes {', '.join(classes.names)}.",
             hint=f"Labels there are: {', '.join(sorted(labels)[:8]) or 'none'}.",
         )
-    if not labels and not any(caption_of(case.sample) for case in cases):
+    if not labels and not any(caption_of(one) for one in samples):
         raise ManifestError(
             "no sample has a caption or a label.", hint="`evaluate vqa` is for questions."
         )

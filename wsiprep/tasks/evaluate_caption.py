@@ -33,6 +33,7 @@ from wsiprep.tasks.evaluated_texts import (
 )
 from wsiprep.tasks.results import csv_text, write_json
 from wsiprep.train.language.align import caption_of
+from wsiprep.train.language.cases import Cases
 from wsiprep.train.language.manifest import Sample
 from wsiprep.train.language.splits import patients_of
 
@@ -56,12 +57,13 @@ def evaluate_caption(
     found = chosen(
         cfg.samples, cfg.answers.seed, lambda one: bool(caption_of(one)), "a caption"
     )  # fmt: skip
-    samples, references = _cases_of(found)
     out = cfg.report.output
     check_writable(out)
     judge = make_judge(cfg.judge, out)
     asked = load_asked(cfg.model, cfg.answers)
-    said = _describe(cfg, asked, samples, on_event)
+    cases = open_cases(asked, found, cfg.samples)
+    samples, references = _cases_of(cases.samples)
+    said = _describe(cfg, asked, cases, samples, on_event)
     said[MAJORITY] = [most_typical([t for one in references for t in one])] * len(samples)
     others = other_patient(patients_of(samples))
     if others is not None:
@@ -84,6 +86,7 @@ def evaluate_caption(
     baselines: dict[str, Mapping[str, Statistic | float]] = {**scored}
     made = report_of("caption", cfg, asked, samples, statistics, baselines, extra)
     report = {**asked.provenance(), "data": cfg.samples.data.name, **made}
+    report["left_out"] = cases.left_out.canonical()
     paths = {"report": out / "caption.json", "captions": out / "captions.csv"}
     columns = ["id", "slides", "patient_id", "reference", "caption"]
     columns += ["caption_blind"] if BLIND in said else []
@@ -137,20 +140,18 @@ def _cases_of(samples: Sequence[Sample]) -> tuple[list[Sample], list[list[str]]]
 def _describe(
     cfg: EvaluateCaptionConfig,
     asked: AskedAssistant,
+    cases: Cases,
     samples: Sequence[Sample],
     on_event: OnEvent,
 ) -> dict[str, list[str]]:
-    """What the model says of each case, with the slide and perhaps blind."""
-    cases = open_cases(asked, samples, cfg.samples)
+    """What the model says of each case, one of `samples`, with the slide and perhaps blind."""
     model = asked.checkpoint.model
     talk = [Turn("user", model.cfg.caption_prompt)]
-    said: dict[str, list[str]] = {SEEING: [""] * len(samples)}
+    said: dict[str, list[str]] = {SEEING: []}
     draw = torch.Generator(model.device).manual_seed(asked.seed)
-    for rows, shown in case_runs(asked, cases, on_event):
-        names = [samples[row].id for row in rows]
-        text = answer_all(asked, shown, [talk], names[:1], 1, draw)[0]
-        for row in rows:
-            said[SEEING][row] = text
+    # Runs come in the order of `samples`: that in which their slides are named first.
+    for one, (_, shown) in zip(samples, case_runs(asked, cases, on_event), strict=True):
+        said[SEEING] += answer_all(asked, shown, [talk], [one.id], 1, draw)
     if cfg.report.blind:
         draw = torch.Generator(model.device).manual_seed(asked.seed)
         # Without sampling it says the same each time.

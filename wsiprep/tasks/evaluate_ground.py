@@ -35,6 +35,7 @@ from wsiprep.tasks.ground import best_method, rows_of
 from wsiprep.tasks.ground_truth import TruthRow, inside_of, read_truth
 from wsiprep.tasks.results import Asked, csv_text, failures, write_json
 from wsiprep.tasks.use_config import GroundMethodName
+from wsiprep.train.language.splits import tcga_patient
 
 __all__ = ["evaluate_ground"]
 
@@ -156,19 +157,38 @@ def _report(judged: Sequence[_Judged], cfg: EvaluateGroundConfig) -> dict[str, A
         beside = [one.beside[name] for one in judged if name in one.beside]
         if len(beside) == len(judged):
             baselines[name] = grounding_statistics(beside)
+    patients, over = _patients([one.row for one in judged])
     groups = {"task": [one.row.task for one in judged], "text": [one.row.text for one in judged]}
     return assemble(
         "grounding",
         grounding_statistics(own),
         rows=len(judged),
         data=[{**one.row.canonical(), "features": one.key} for one in judged],
-        patients=[one.row.patient_id or one.row.store.stem for one in judged],
+        patients=patients,
+        over=over,
         baselines=baselines,
         groups={name: labels for name, labels in groups.items() if len(set(labels)) > 1},
         resamples=cfg.report.resamples,
         confidence=cfg.report.confidence,
         seed=cfg.report.seed,
     )
+
+
+def _patients(rows: Sequence[TruthRow]) -> tuple[list[str], str]:
+    """Whom each row is of, slides standing for patients that are not known; and what these are.
+
+    A TCGA barcode is the patient whatever the column says, as in `convert`.
+    """
+    known: dict[Path, str] = {}
+    for row in rows:
+        name = tcga_patient(row.store.stem) or row.patient_id
+        if name:
+            known.setdefault(row.store, name)
+    slides = {row.store for row in rows}
+    over = "patients" if len(known) == len(slides) else "slides"
+    if 0 < len(known) < len(slides):
+        over = "patients, and slides of which none is known"
+    return [known.get(row.store, row.store.stem) for row in rows], over
 
 
 def _written(

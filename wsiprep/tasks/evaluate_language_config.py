@@ -10,6 +10,7 @@ from pydantic import Field
 from wsiprep.core.config import Settings
 from wsiprep.tasks.report_config import ReportSettings
 from wsiprep.tasks.use_config import AskedModelChoice, GroundMethodName
+from wsiprep.train.language.config import StoredSamples
 
 __all__ = [
     "AlignTasks",
@@ -21,15 +22,13 @@ __all__ = [
 ]
 
 
-class EvaluatedSamples(Settings):
+class EvaluatedSamples(StoredSamples):
     """Which samples."""
 
     panel: ClassVar[str] = "Samples"
 
     data: Path
     """Manifest (JSON Lines) with captions, labels, or both."""
-    stores: Path
-    """Folder of the slides' stores."""
     split: Literal["train", "val", "test", "all"] = "test"
     """Samples of this split; samples without a split count as every one."""
 

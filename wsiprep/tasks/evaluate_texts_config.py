@@ -10,6 +10,7 @@ from pydantic import Field
 from wsiprep.core.config import Settings, flag
 from wsiprep.tasks.ask_config import AnsweringConfig, AssistantChoice
 from wsiprep.tasks.report_config import ReportSettings
+from wsiprep.train.language.config import StoredSamples
 
 __all__ = [
     "EvaluateCaptionConfig",
@@ -20,15 +21,13 @@ __all__ = [
 ]
 
 
-class SamplesConfig(Settings):
+class SamplesConfig(StoredSamples):
     """Which samples."""
 
     panel: ClassVar[str] = "Samples"
 
     data: Path
     """Manifest (JSONL) of samples with questions and answers, or with captions."""
-    stores: Path
-    """Folder of the slides' stores."""
     split: Literal["test", "val", "train", "all"] = "test"
     """Only samples of this split; a manifest without any splits is taken whole."""
     tasks: tuple[str, ...] = Field(default=(), json_schema_extra=flag("--task"))

@@ -39,6 +39,7 @@ from wsiprep.tasks.evaluated_texts import (
     report_of,
 )
 from wsiprep.tasks.results import csv_text, write_json
+from wsiprep.train.language.cases import Cases
 from wsiprep.train.language.conversations import question_of
 from wsiprep.train.language.manifest import Sample
 
@@ -84,8 +85,11 @@ def evaluate_vqa(cfg: EvaluateVqaConfig, on_event: OnEvent = lambda _: None) -> 
     check_writable(out)
     judge = make_judge(cfg.judge, out)
     asked = load_asked(cfg.model, cfg.answers)
-    said = _ask_all(cfg, asked, samples, on_event)
+    cases = open_cases(asked, samples, cfg.samples)
+    said = _ask_all(cfg, asked, cases, on_event)
+    samples = list(cases.samples)
     report: dict[str, Any] = {**asked.provenance(), "task": "vqa", "data": cfg.samples.data.name}
+    report["left_out"] = cases.left_out.canonical()
     closed = [row for row, one in enumerate(samples) if one.choices]
     opened = [row for row, one in enumerate(samples) if not one.choices]
     if closed:
@@ -102,11 +106,10 @@ def evaluate_vqa(cfg: EvaluateVqaConfig, on_event: OnEvent = lambda _: None) -> 
 
 
 def _ask_all(
-    cfg: EvaluateVqaConfig, asked: AskedAssistant, samples: Sequence[Sample], on_event: OnEvent
+    cfg: EvaluateVqaConfig, asked: AskedAssistant, cases: Cases, on_event: OnEvent
 ) -> dict[str, list[Said]]:
     """What the model says to each sample, with the slide and perhaps blind."""
-    cases = open_cases(asked, samples, cfg.samples)
-    model = asked.checkpoint.model
+    samples, model = cases.samples, asked.checkpoint.model
     found: dict[str, dict[int, Said]] = {SEEING: {}}
     if cfg.report.blind:
         found[BLIND] = {}

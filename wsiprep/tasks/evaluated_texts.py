@@ -90,15 +90,17 @@ def chosen(
 
 
 def open_cases(asked: AskedAssistant, samples: Sequence[Sample], cfg: SamplesConfig) -> Cases:
-    """The samples' stores, opened and held against what the model takes.
+    """The samples' stores, opened and held against what the model takes; fewer may be left.
 
     Raises:
-        MissingStageError: a slide has no store, or no features.
+        MissingStageError: slides have no store or no features, and may not be missing.
+        SlideError: no slide has a patch with features.
         StoreMismatchError: features were not made as the model's.
     """
     return Cases.of_stores(
         samples, cfg.stores, asked.sampling, expect=asked.checkpoint.features,
         seed=SHOWN_SEED, grid=cfg.features_grid, encoder=cfg.features_encoder,
+        skip_missing=cfg.skip_missing,
     )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ class TruthRow:
         text: What is to be found.
         reference: GeoJSON, mask image, or .npy of the lattice.
         class_name: Class of the GeoJSON features that count; all without it.
-        patient_id: The patient; the slide without one.
+        patient_id: The patient; by its TCGA barcode or else the slide itself without one.
         task: Kind of finding; results are given by task.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tasks.convert.made import converted, write_csv
+from tests.train.language.made import write_grid, write_store
 from wsiprep.core.errors import ManifestError
 from wsiprep.tasks.convert import formats
 from wsiprep.tasks.convert._records import Source
@@ -47,7 +48,7 @@ def test_reports_of_tcga_by_case(tmp_path):
     assert (one.slides, one.patient_id) == (("TCGA-BP-5195",), "TCGA-BP-5195")
     stores = tmp_path / "stores"
     for name in (SLIDE, "TCGA-BP-5195-01Z-00-DX2.x", "TCGA-BP-51950-01Z-00-DX1.x"):
-        (stores / f"{name}.zarr").mkdir(parents=True)
+        write_store(stores, name)
     done = converted_csv(tmp_path, path, stores=stores)
     assert done.samples[0].slides == (SLIDE, "TCGA-BP-5195-01Z-00-DX2.x")
 
@@ -200,3 +201,25 @@ def test_a_split_into_which_nobody_fell_is_told(tmp_path):
     assert len(held) == 2
     done = converted_csv(tmp_path, tmp_path / "reports.csv", val_share=0, test_share=0)
     assert done.report["empty_splits"] == []
+
+
+def test_stores_without_features_are_as_if_they_were_not_there(tmp_path):
+    stores = tmp_path / "stores"
+    case = "TCGA-BP-5195"
+    for number, name in enumerate((f"{case}-01Z-00-DX1.a", "whole")):
+        write_store(stores, name, number=number)
+    for number, name in enumerate((f"{case}-01Z-00-DX2.b", "bare"), 5):
+        write_grid(stores, name, number)
+    path = table(
+        tmp_path, "slide,report", f"{case},One.", "whole,Two.", "bare,Three.", "bare;whole,Four.",
+        "gone,Five.",
+    )  # fmt: skip
+    done = converted_csv(tmp_path, path, stores=stores)
+    assert [one.slides for one in done.samples] == [(f"{case}-01Z-00-DX1.a",), ("whole",)]
+    assert done.report["left_out"] == {"bad": 0, "no_store": 1, "no_features": 2,
+                                       "patient_is_held_out": 0}  # fmt: skip
+    assert done.report["stores_without_features"] == [f"{case}-01Z-00-DX2.b.zarr", "bare.zarr"]
+    only = table(tmp_path, "slide,report", "bare,Three.", name="only.csv")
+    with pytest.raises(ManifestError, match="no sample is left") as caught:
+        converted_csv(tmp_path, only, stores=stores)
+    assert "with features" in caught.value.hint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tasks.convert.made import converted, samples_of, write_json
+from tests.train.language.made import write_store
 from wsiprep.core.errors import ManifestError
 from wsiprep.train.language.manifest import Sample
 
@@ -34,14 +35,14 @@ def test_open_and_closed_questions(tmp_path):
 def test_a_case_stands_for_its_slides(tmp_path):
     stores = tmp_path / "out"
     for name in ("TCGA-AR-A1AI-01Z-00-DX1.U", "TCGA-AR-A1AI-01Z-00-DX2.V", "TCGA-AR-A1AJ-01Z.W"):
-        (stores / f"{name}.zarr").mkdir(parents=True)
+        write_store(stores, name)
     rows = [row("2+"), row("1+", case="TCGA-ZZ-0000")]
     path = write_json(tmp_path / "WsiVQA_val.json", rows)
     done = converted("wsi_vqa", tmp_path / "m.jsonl", path, stores=stores)
     assert [s.slides for s in done.samples] == [
         ("TCGA-AR-A1AI-01Z-00-DX1.U", "TCGA-AR-A1AI-01Z-00-DX2.V")
     ]
-    assert done.report["left_out"] == {"bad": 0, "no_store": 1}
+    assert done.report["left_out"] == {"bad": 0, "no_store": 1, "no_features": 0}
     assert done.samples[0].split == "val"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.fakes import make_info
-from wsiprep.core.types import EncoderSpec, PatchGrid
+from wsiprep.core.types import EncoderSpec, PatchGrid, SlideInfo
 from wsiprep.grid.build import cell_origins, chunk_order
 from wsiprep.grid.plan import make_plan
 from wsiprep.store.claim import claim_store
@@ -41,6 +41,27 @@ def vectors_of(grid: PatchGrid, number: int, spec: EncoderSpec = SPEC) -> np.nda
     return np.concatenate([np.full((len(grid), 1), number), grid.cell, noise], axis=1)
 
 
+def write_grid(folder: Path, slide: str, number: int = 0) -> Path:
+    """A store that has a grid and no features yet."""
+    with claim_store(folder, _info(slide, number)) as store:
+        store.put_grid(GRID, grid_of(some_cells(number)), "grid-key", "tissue-key", {})
+    return folder / f"{slide}.zarr"
+
+
+def write_blank(folder: Path, slide: str, number: int = 0) -> Path:
+    """A store with features of no patch, as a slide without tissue has them."""
+    return write_store(folder, slide, number=number, cells=np.empty((0, 2), int))[0]
+
+
+def _info(slide: str, number: int) -> SlideInfo:
+    return replace(
+        make_info(size0=(SHAPE[1] * 256, SHAPE[0] * 256)),
+        id=slide,
+        uri=f"/slides/{slide}",
+        fingerprint=f"{number:064x}",
+    )
+
+
 def write_store(
     folder: Path,
     slide: str,
@@ -57,13 +78,7 @@ def write_store(
     """A store with one grid and one encoder; its path, grid and vectors."""
     grid = grid_of(some_cells(number) if cells is None else cells, stride_px, mpp)
     values = (vectors_of(grid, number, spec) if vectors is None else vectors).astype(dtype)
-    info = replace(
-        make_info(size0=(SHAPE[1] * 256, SHAPE[0] * 256)),
-        id=slide,
-        uri=f"/slides/{slide}",
-        fingerprint=f"{number:064x}",
-    )
-    with claim_store(folder, info) as store:
+    with claim_store(folder, _info(slide, number)) as store:
         store.put_grid(GRID, grid, "grid-key", "tissue-key", {})
         journal = store.journal(GRID, spec.name, "key", len(grid), values.shape[1], dtype)
         if len(grid):

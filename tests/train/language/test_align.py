@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,7 +25,13 @@ from tests.train.language.aligned import (
     recipe_of,
 )
 from tests.train.language.made import write_store
-from wsiprep.core.errors import ConfigError, ManifestError, StoreMismatchError, WeightsError
+from wsiprep.core.errors import (
+    ConfigError,
+    ManifestError,
+    MissingStageError,
+    StoreMismatchError,
+    WeightsError,
+)
 from wsiprep.core.types import EncoderSpec
 from wsiprep.models.bags import pack
 from wsiprep.models.sampling import Sampling
@@ -373,3 +380,38 @@ def test_training_starts_from_a_bert(cohort: LanguageTraining) -> None:
     none = cfg.model_copy(update={"set": (*changes, "model.texts.bert=/no/such/bert")})
     with pytest.raises(WeightsError, match="cannot be loaded"):
         train_align(none)
+
+
+def test_what_is_left_out_is_told_and_kept(cohort: LanguageTraining) -> None:
+    """A slide without tissue comes first; another sample's slide has no store."""
+    samples = read_manifest(cohort.data)
+    stores = cohort.stores
+    write_store(stores, "blank", number=90, cells=np.empty((0, 2), int), spec=SPEC,
+                vectors=np.empty((0, DIM)))  # fmt: skip
+    blank = replace(samples[0], id="blank", slides=("blank",), split="train")
+    gone = replace(samples[0], id="gone", slides=("gone",), split="train")
+    write_manifest(cohort.data, [blank, *samples, gone])
+    with pytest.raises(MissingStageError, match=r"1 of 8 samples .*: gone\."):
+        train_align(cohort)
+    assert not cohort.output.exists()
+    given = cohort.model_copy(update={"skip_missing": True})
+    told: list[str] = []
+    done = train_align(given, on_note=told.append)
+    assert told == [
+        "left out: 1 samples of slides without a store or without features: gone",
+        "left out: 1 samples whose slides have no patch with features: blank",
+    ]
+    kept = json.loads((cohort.output / "samples.json").read_text())
+    assert kept["val"] == {
+        "n": 1,
+        "left_out": {"missing": {"n": 0, "samples": {}}, "empty": {"n": 0, "samples": {}}},
+    }
+    assert kept["learn"]["n"] == 5
+    assert kept["learn"]["left_out"]["empty"]["samples"] == {"blank": ["blank"]}
+    facts = rehearse_align(given)
+    assert facts["samples"] == "5 to learn from, 1 to validate on"
+    assert "gone; 1 samples" in facts["left out"]
+    # It is the training that the samples which are left would have had.
+    write_manifest(cohort.data, samples)
+    plain = train_align(cohort.model_copy(update={"output": cohort.output.parent / "plain"}))
+    assert done.scores == plain.scores

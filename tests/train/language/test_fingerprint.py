@@ -42,7 +42,16 @@ def test_whether_vectors_have_length_1_is_seen(tmp_path, dtype):
         path, _, _ = write_store(tmp_path, name, cells=cells, vectors=values, dtype=dtype, ok=ok)
         assert Fingerprint.of(FeatureStore(path)).normalised is expected
     path, _, _ = write_store(tmp_path, "none", cells=np.empty((0, 2)))
-    assert Fingerprint.of(FeatureStore(path)).normalised is False
+    unknown = Fingerprint.of(FeatureStore(path))
+    assert unknown.normalised is None
+    # What nobody can know is no difference, whoever is asked; all else is.
+    for known in (True, False):
+        mine = replace(unknown, normalised=known)
+        mine.check(unknown)
+        unknown.check(mine)
+        assert replace(mine, dim=9).differences(unknown) == ("dim",)
+    with pytest.raises(StoreMismatchError, match="normalised"):
+        Fingerprint.of_canonical(unknown.canonical())
 
 
 def test_it_survives_json():

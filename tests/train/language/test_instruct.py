@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from tests.train.language.assistants import (
     samples,
     write_set,
 )
+from tests.train.language.made import write_blank, write_store
 from wsiprep.cli.main import app
 from wsiprep.core.errors import ConfigError, ManifestError
 from wsiprep.core.report import TrainStep
@@ -43,7 +45,7 @@ from wsiprep.train.language.instruct import (
     train_assistant,
 )
 from wsiprep.train.language.instruct_config import AssistantRecipe
-from wsiprep.train.language.manifest import Sample, write_manifest
+from wsiprep.train.language.manifest import Sample, read_manifest, write_manifest
 from wsiprep.train.language.processes import Processes
 from wsiprep.train.language.recipe import load_recipe, recipe_names, section
 
@@ -348,3 +350,34 @@ def test_recipes_of_the_package_can_be_read() -> None:
         for command in ("caption", "instruct"):
             if getattr(there, command) is not None:
                 section(there, command, AssistantRecipe)
+
+
+def test_what_is_left_out_is_told_and_kept(tmp_path: Path) -> None:
+    stores, data = write_set(tmp_path)
+    write_blank(stores, "blank", 8)
+    more = [Sample(id=s, slides=(s,), caption="-", split="train") for s in ("blank", "gone")]
+    write_manifest(data, [*more, *read_manifest(data)])
+    flags = ["--data", str(data), "--stores", str(stores), "--recipe",
+             training(tmp_path, stores, data).recipe, "--device", "cpu", "-o",
+             str(tmp_path / "out"), "--set", "optimisation.steps=2"]  # fmt: skip
+    runner = CliRunner()
+    refused = runner.invoke(app, ["train", "caption", *flags])
+    assert refused.exit_code == 1
+    assert "1 of 8 samples" in refused.stderr
+    assert "--skip-missing" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    told = runner.invoke(app, ["train", "caption", *flags, "--skip-missing", "--dry-run"])
+    assert told.exit_code == 0
+    assert "no patch with features: blank" in told.stdout
+    done = runner.invoke(app, ["train", "caption", *flags, "--skip-missing"])
+    assert done.exit_code == 0, done.stderr
+    assert "left out: 1 samples of slides without a store or without features: gone" in done.stderr
+    kept = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert {split: account["n"] for split, account in kept.items()} == {"learn": 4, "val": 2}
+    assert kept["learn"]["left_out"]["missing"]["samples"] == {"gone": ["gone"]}
+    # Samples that came since are another training.
+    write_store(stores, "gone", number=7)
+    again = runner.invoke(app, ["train", "caption", *flags, "--resume"])
+    assert again.exit_code == 2
+    assert "other settings or samples" in again.stderr
+    assert json.loads((tmp_path / "out" / "samples.json").read_text()) == kept

@@ -17,6 +17,7 @@ from wsiprep.train.language.splits import (
     overlap,
     patients_of,
     slide_name,
+    tcga_patient,
 )
 
 
@@ -140,3 +141,11 @@ def test_two_files_that_share_a_patient_are_refused():
         with pytest.raises(ManifestError, match=r"'a' is in train .* and in val \(sample '3'\)"):
             check_apart(learn, [other])
     check_apart([sample(1, "a", ["s1"])], [sample(1, "a", ["s1"], "train")])  # one file, twice
+
+
+def test_patients_of_tcga_are_in_their_barcodes():
+    slide = "TCGA-21-1076-01Z-00-DX1.533ca070-93e0-4d49-8770-8f42f341ca38"
+    for name in (slide, slide.lower(), "TCGA-21-1076"):
+        assert tcga_patient(name) == "TCGA-21-1076"
+    for name in ("TCGA-21-10765", "S12-TCGA-21-1076", "17"):
+        assert tcga_patient(name) == ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wsiprep.core.errors import ManifestError, MissingStageError
+from wsiprep.core.errors import ManifestError
 from wsiprep.train.language.stores import StoreFolder
 
 A = "TCGA-AR-A1AI-01Z-00-DX1.7D3B4C9E-0000"
@@ -47,12 +47,6 @@ def test_case_decides_where_names_differ_in_nothing_else(folder):
     assert stores.find("Slide") == ()
 
 
-def test_slides_of_a_sample_in_order_and_each_once(folder):
-    stores = StoreFolder(folder)
-    found = stores.paths(("x", "TCGA-AR-A1AI", A), "q1")
-    assert [path.stem for path in found] == ["x", A, B]
-    with pytest.raises(MissingStageError, match=r"gone: sample 'q1'") as caught:
-        stores.paths(("x", "gone"), "q1")
-    assert "--stores" in str(caught.value)
+def test_a_folder_is_needed(folder):
     with pytest.raises(ManifestError, match="not a folder"):
         StoreFolder(folder / "none")

@@ -8,11 +8,11 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Final
 
 from wsiprep.train.language.manifest import PLACEHOLDER, Role, Turn
+from wsiprep.train.language.splits import tcga_patient
 
 __all__ = [
     "choice_of",
     "one_patient",
-    "patient_of",
     "slide_of",
     "split_choices",
     "turns_of",
@@ -22,7 +22,6 @@ __all__ = [
 _SUFFIX: Final = re.compile(
     r"\.(pt|pth|csv|h5|hdf5|npy|npz|zarr|svs|tiff?|ndpi|mrxs|scn|bif|vms|dcm|jpe?g|png)$", re.I
 )
-_BARCODE: Final = re.compile(r"(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})(?![A-Za-z0-9])", re.I)
 _LETTERS: Final = "ABCDEFGH"
 _ROLES: Final[dict[str, Role]] = {
     **{"human": "user", "user": "user"},
@@ -37,22 +36,13 @@ def slide_of(name: str) -> str:
     return _SUFFIX.sub("", plain) or plain
 
 
-def patient_of(slide: str) -> str:
-    """The TCGA patient of a slide, from its barcode; empty where it is not of TCGA.
-
-    Source: TCGA barcode, project-site-participant; the first twelve characters are the patient.
-    """
-    match = _BARCODE.match(slide)
-    return match.group(1).upper() if match else ""
-
-
 def one_patient(slides: Sequence[str]) -> str:
     """The TCGA patient of all slides of a sample, or empty.
 
     Raises:
         ValueError: they are of several.
     """
-    patients = {patient_of(slide) for slide in slides}
+    patients = {tcga_patient(slide) for slide in slides}
     if len(patients) > 1:
         raise ValueError(f"its slides are of several patients: {', '.join(sorted(patients))}")
     return patients.pop()

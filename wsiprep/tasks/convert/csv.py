@@ -24,9 +24,10 @@ from wsiprep.tasks.convert._records import (
     split_called,
     text,
 )
-from wsiprep.tasks.convert._said import choice_of, one_patient, patient_of, slide_of
+from wsiprep.tasks.convert._said import choice_of, one_patient, slide_of
 from wsiprep.tasks.convert_config import ConvertConfig
 from wsiprep.train.language.manifest import Sample
+from wsiprep.train.language.splits import tcga_patient
 
 __all__ = ["SPLIT", "Columns", "Config", "about", "records", "sample"]
 
@@ -166,7 +167,7 @@ def about(source: Source, cfg: Config, samples: Sequence[Sample]) -> dict[str, A
     counts = {"column": 0, "barcode": 0, "case": 0, "slide": 0}
     for one in samples:
         if one.patient_id:
-            counts["barcode" if patient_of(one.patient_id) else "column"] += 1
+            counts["barcode" if tcga_patient(one.patient_id) else "column"] += 1
         else:
             counts["case" if one.case_id else "slide"] += 1
     return {
@@ -228,7 +229,7 @@ def _values(row: dict[str, Any], columns: dict[str, tuple[str, ...]]) -> dict[st
         slides = tuple(filter(None, (case or _name(patient),)))
     if not slides:
         raise ValueError("it names no slide, no case and no patient")
-    barcode = one_patient(slides) or patient_of(case) or patient_of(patient)
+    barcode = one_patient(slides) or tcga_patient(case) or tcga_patient(patient)
     patient = barcode or patient
     question, answer = cell("question"), cell("answer")
     if bool(question) != bool(answer):
@@ -253,7 +254,7 @@ def _values(row: dict[str, Any], columns: dict[str, tuple[str, ...]]) -> dict[st
 
 def _name(case: str) -> str:
     """A case; of TCGA without what follows the barcode, as in `TCGA-BP-5195.25c0b433-…`."""
-    return case.split(".", 1)[0] if patient_of(case) else case
+    return case.split(".", 1)[0] if tcga_patient(case) else case
 
 
 def _choices(row: dict[str, Any], names: Sequence[str]) -> tuple[str, ...]:

@@ -20,13 +20,13 @@ from typing import Any, Final, Literal
 from wsiprep.tasks.convert._records import Record, json_records, optional, text
 from wsiprep.tasks.convert._said import (
     choice_of,
-    patient_of,
     slide_of,
     split_choices,
     turns_of,
     without_placeholder,
 )
 from wsiprep.train.language.manifest import Sample
+from wsiprep.train.language.splits import tcga_patient
 
 __all__ = ["SPLIT", "records", "sample"]
 
@@ -71,8 +71,8 @@ def sample(record: Record) -> Sample:
     return Sample(
         id="/".join(part for part in (task, split, name) if part),
         slides=(slide,),
-        case_id=patient_of(slide),
-        patient_id=patient_of(slide),
+        case_id=tcga_patient(slide),
+        patient_id=tcga_patient(slide),
         caption=answer if task == "report" else "",
         conversations=turns,
         question=stem,

@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from wsiprep.tasks.convert._records import Record, json_records, listed, text
-from wsiprep.tasks.convert._said import choice_of, patient_of
+from wsiprep.tasks.convert._said import choice_of
 from wsiprep.train.language.manifest import Sample
+from wsiprep.train.language.splits import tcga_patient
 
 __all__ = ["SPLIT", "records", "sample"]
 
@@ -38,7 +39,7 @@ def sample(record: Record) -> Sample:
         id=f"{record.source.name}/{record.number}",
         slides=(case,),
         case_id=case,
-        patient_id=patient_of(case) or case,
+        patient_id=tcga_patient(case) or case,
         question=text(values, "Question"),
         choices=choices,
         answer=answer,

@@ -3,6 +3,7 @@
 manifest.py     samples: slides and what is said of them, one JSON object a line
 splits.py       training, validation and test by patient, and what two sets share
 stores.py       from the slides a sample names to stores in a folder
+left_out.py     samples of which nothing can be shown: refused, or left out by name
 fingerprint.py  what features were made with, compared field by field
 bags.py         from stores to bags of patches
 """

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from wsiprep.core.errors import ManifestError
-from wsiprep.core.report import OnStep
+from wsiprep.core.report import OnNote, OnStep
 from wsiprep.encoders.load import resolve_device
 from wsiprep.metrics.retrieval import retrieve
 from wsiprep.models.aligned import Aligned, AlignedConfig
@@ -28,7 +28,7 @@ from wsiprep.models.text.bert import read_bert
 from wsiprep.models.text.tokenizer import Tokenizer, train_bpe, train_words
 from wsiprep.models.towers import parameters_of
 from wsiprep.train.language.align_losses import AlignLosses, Asked, Micro
-from wsiprep.train.language.cases import Batch, Cases
+from wsiprep.train.language.cases import Batch, Cases, accounts, training_cases
 from wsiprep.train.language.checkpoint import save_aligned
 from wsiprep.train.language.config import LanguageTraining
 from wsiprep.train.language.launcher import check_launcher
@@ -234,15 +234,10 @@ def prepare_align(cfg: LanguageTraining) -> Prepared:
     device = resolve_device(cfg.device)
     check_launcher(cfg.precision, device.type, sharded=None)
     processes = join_processes(device, cfg.precision)
-    how: dict[str, Any] = {
-        "seed": cfg.seed, "grid": cfg.features_grid, "encoder": cfg.features_encoder
-    }  # fmt: skip
-    cases = Cases.of_stores(learn, cfg.stores, recipe.sampling, **how)
-    expect = cases.fingerprint
-    held = Cases.of_stores(val, cfg.stores, recipe.sampling, expect=expect, **how) if val else None
+    cases, held = training_cases(cfg, recipe.sampling, learn, val)
     torch.manual_seed(cfg.seed)
     bert = read_bert(recipe.model.texts.bert) if recipe.model.texts.bert else None
-    tokenizer = bert.tokenizer if bert is not None else make_tokenizer(recipe.model, learn)
+    tokenizer = bert.tokenizer if bert is not None else make_tokenizer(recipe.model, cases.samples)
     model = Aligned(recipe.model, cases.fingerprint.dim, tokenizer, cfg.seed)
     if bert is not None:
         model.start_from_bert(bert.state)
@@ -250,20 +245,23 @@ def prepare_align(cfg: LanguageTraining) -> Prepared:
     processes.share([model])
     learner = AlignLearner(model, recipe, cases, held, processes, seed=cfg.seed, name=named.name)
     decides = {
-        "recipe": recipe.canonical(), "seed": cfg.seed, "data": data_sha256(learn),
+        "recipe": recipe.canonical(), "seed": cfg.seed, "data": data_sha256(cases.samples),
         "precision": cfg.precision, "features": cases.fingerprint.canonical(),
         "world": processes.world,
     }  # fmt: skip
-    plan = RunPlan(cfg.output, cfg.seed, cfg.validate_every, cfg.resume, decides, cfg.tensorboard)
+    plan = RunPlan(cfg.output, cfg.seed, cfg.validate_every, cfg.resume, decides, cfg.tensorboard,
+                   samples=accounts(cases, held))  # fmt: skip
     return Prepared(learner, cases, recipe, plan, processes)
 
 
-def train_align(cfg: LanguageTraining, on_step: OnStep = lambda _: None) -> Trained:
-    """Train an aligned model.
+def train_align(
+    cfg: LanguageTraining, on_step: OnStep = lambda _: None, on_note: OnNote = lambda _: None
+) -> Trained:
+    """Train an aligned model; `on_note` is told before which samples are left out.
 
     Raises:
         WsiprepError: see `prepare_align` and `loop.train`.
     """
     made = prepare_align(cfg)
     return train(made.learner, made.cases, made.recipe.optimisation, made.plan, made.processes,
-                 on_step)  # fmt: skip
+                 on_step, on_note)  # fmt: skip

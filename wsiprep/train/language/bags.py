@@ -13,7 +13,7 @@ columns, and places in pixels follow from them (`PatchGrid`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -29,7 +29,15 @@ from wsiprep.models.bags import Bag
 from wsiprep.store.read import FeatureArray, FeatureStore
 from wsiprep.train.language.fingerprint import Fingerprint
 
-__all__ = ["CaseBag", "CasePatches", "SlideFeatures", "join_bags", "open_case", "read_case"]
+__all__ = [
+    "CaseBag",
+    "CasePatches",
+    "SlideFeatures",
+    "check_alike",
+    "join_bags",
+    "open_case",
+    "read_case",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +48,7 @@ class CaseBag:
         bag: All patches that hold a vector; float16 where the store has float16.
         slides: Slide ids, in order of the number that the bag gives them.
         left_out: For each slide, patches of its grid that hold no vector.
-        fingerprint: What the features were made with (of the first slide).
+        fingerprint: What the features were made with (of the first slide that has any).
     """
 
     bag: Bag
@@ -180,7 +188,7 @@ def open_case(
         paths: Stores, in the order in which slides are numbered.
         grid: As for `SlideFeatures`.
         encoder: Likewise.
-        expect: Likewise; where it is not given, slides are held against the first.
+        expect: Likewise; where it is not given, slides are held against the first that has vectors.
 
     Raises:
         MissingStageError: no path, or a slide has no such features.
@@ -190,14 +198,37 @@ def open_case(
     if not paths:
         raise MissingStageError("a case needs a slide.", stage="store", hint="Name its stores.")
     slides = tuple(SlideFeatures(p, grid=grid, encoder=encoder, expect=expect) for p in paths)
-    for slide in slides[1:] if expect is None else ():
-        slides[0].fingerprint.check(
+    if expect is None:
+        check_alike(slides)
+    return slides
+
+
+def check_alike(slides: Iterable[SlideFeatures]) -> Fingerprint:
+    """Refuse slides whose features were not made alike.
+
+    Args:
+        slides: One at least.
+
+    Returns:
+        What they were made with: of the first that has vectors, if one has.
+
+    Raises:
+        StoreMismatchError: names both slides, and what differs.
+    """
+    every = tuple(slides)
+    first = _first_with_vectors(every)
+    for slide in every:
+        first.fingerprint.check(
             slide.fingerprint,
             slide=slide.slide,
-            ours=f"slide '{slides[0].slide}' of the same case",
+            ours=f"slide '{first.slide}'",
             theirs=f"slide '{slide.slide}'",
         )
-    return slides
+    return first.fingerprint
+
+
+def _first_with_vectors(slides: Sequence[SlideFeatures]) -> SlideFeatures:
+    return next((slide for slide in slides if len(slide)), slides[0])
 
 
 def read_case(
@@ -213,7 +244,7 @@ def read_case(
         bag=join_bags([slide.bag(number) for number, slide in enumerate(slides)]),
         slides=tuple(slide.slide for slide in slides),
         left_out=tuple(slide.left_out for slide in slides),
-        fingerprint=slides[0].fingerprint,
+        fingerprint=_first_with_vectors(slides).fingerprint,
     )
 
 

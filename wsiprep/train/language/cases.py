@@ -12,20 +12,23 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
 from wsiprep.core.errors import ManifestError
 from wsiprep.models.bags import Bag
 from wsiprep.models.sampling import Patches, Sampling, generator_for, sample
-from wsiprep.train.language.bags import CasePatches, SlideFeatures, open_case
+from wsiprep.train.language.bags import CasePatches, SlideFeatures, check_alike
+from wsiprep.train.language.config import LanguageTraining
 from wsiprep.train.language.fingerprint import Fingerprint
+from wsiprep.train.language.left_out import LeftOut, check_left_out, place
 from wsiprep.train.language.manifest import Sample
 from wsiprep.train.language.stores import StoreFolder, case_name
 
-__all__ = ["Batch", "Cases", "batches", "steps_of"]
+__all__ = ["Batch", "Cases", "accounts", "batches", "steps_of", "training_cases"]
 
+NOTHING: Final = "there is no sample to learn from or to be asked about."
 _ORDER: Final = "order of samples"
 AHEAD: Final = 2
 """Batches that are read ahead."""
@@ -59,6 +62,7 @@ class Cases:
         seed: Of the draw.
         names: What the slides of each sample are called, by which patches are drawn; as the
             samples call them without it.
+        left_out: What was left out of the samples of the split.
 
     Raises:
         ManifestError: no sample.
@@ -73,12 +77,14 @@ class Cases:
         *,
         seed: int = 0,
         names: Sequence[str] | None = None,
+        left_out: LeftOut | None = None,
     ) -> None:
         if not samples:
-            raise ManifestError("there is no sample to learn from or to be asked about.")
+            raise ManifestError(NOTHING)
         self.samples, self.fingerprint = tuple(samples), fingerprint
         self.sampling, self.seed = sampling, seed
         self.patches = patches
+        self.left_out = LeftOut(len(samples)) if left_out is None else left_out
         self.names = tuple(names or (case_name(map(Path, one.slides)) for one in samples))
 
     @classmethod
@@ -92,6 +98,7 @@ class Cases:
         expect: Fingerprint | None = None,
         grid: str | None = None,
         encoder: str | None = None,
+        skip_missing: bool = False,
     ) -> Cases:
         """Samples whose slides have stores; every store is opened once, and checked, here.
 
@@ -100,36 +107,71 @@ class Cases:
             stores: Folder of stores.
             sampling: Which patches are drawn.
             seed: Of the draw.
-            expect: What features must have been made with; as the first store's without it.
+            expect: What features must have been made with; as those of the first slide that has
+                any without it.
             grid: Name of the grid, where stores have several.
             encoder: Name of the encoder, likewise.
+            skip_missing: Leave out samples of slides without a store or features.
 
         Raises:
             ManifestError: no sample.
-            MissingStageError: a slide has no store, or no features.
+            MissingStageError: slides have no store or no features, and may not be missing.
+            SlideError: no slide has a patch with features.
             StoreMismatchError: features were not made alike, or not as expected; names both sides.
         """
-        folder = StoreFolder(stores)
-        opened: dict[tuple[Path, ...], tuple[SlideFeatures, ...]] = {}
-        slides: list[tuple[SlideFeatures, ...]] = []
-        names: list[str] = []
-        for one in samples:
-            paths = folder.paths(one.slides, one.id)
-            if paths not in opened:
-                opened[paths] = open_case(paths, grid=grid, encoder=encoder, expect=expect)
-                expect = expect or opened[paths][0].fingerprint
-            slides.append(opened[paths])
-            names.append(case_name(paths))
-
-        if expect is None:
-            raise ManifestError("there is no sample to learn from or to be asked about.")
-        return cls(
-            samples, lambda index: CasePatches(slides[index]), expect, sampling,
-            seed=seed, names=names,
+        (found,) = cls.of_splits(
+            [samples], stores, sampling, seed=seed, expect=expect, grid=grid, encoder=encoder,
+            skip_missing=skip_missing,
         )  # fmt: skip
+        return found
+
+    @classmethod
+    def of_splits(
+        cls,
+        splits: Sequence[Sequence[Sample]],
+        stores: Path,
+        sampling: Sampling,
+        *,
+        seed: int = 0,
+        expect: Fingerprint | None = None,
+        grid: str | None = None,
+        encoder: str | None = None,
+        skip_missing: bool = False,
+    ) -> list[Cases]:
+        """As `of_stores`, of several splits that belong together: their features are alike."""
+        if not all(splits):
+            raise ManifestError(NOTHING)
+        folder = StoreFolder(stores)
+        opened: dict[Path, SlideFeatures] = {}
+
+        def patches(path: Path) -> int:
+            if path not in opened:
+                opened[path] = SlideFeatures(path, grid=grid, encoder=encoder)
+            return len(opened[path])
+
+        placed, left = zip(*(place(samples, folder, patches) for samples in splits), strict=True)
+        check_left_out(*left, stores=stores, skip_missing=skip_missing)
+        used = {path: opened[path] for some in placed for _, paths in some for path in paths}
+        if expect is None:
+            expect = check_alike(used.values())
+        else:
+            for slide in used.values():
+                expect.check(slide.fingerprint, slide=slide.slide)
+        return [
+            cls(
+                [sample for sample, _ in some], _reader([[used[p] for p in q] for _, q in some]),
+                expect, sampling, seed=seed, names=[case_name(paths) for _, paths in some],
+                left_out=out,
+            )
+            for some, out in zip(placed, left, strict=True)
+        ]  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def account(self) -> dict[str, Any]:
+        """How many samples there are, and which were left out: plain JSON types."""
+        return {"n": len(self), "left_out": self.left_out.canonical()}
 
     def bag(self, index: int, epoch: int) -> Bag:
         """Patches of a sample, as drawn in an epoch; float16 where the store has float16.
@@ -140,6 +182,37 @@ class Cases:
             self.patches(index), self.sampling,
             seed=self.seed, epoch=epoch, slide_id=self.names[index],
         )  # fmt: skip
+
+
+def training_cases(
+    cfg: LanguageTraining,
+    sampling: Sampling,
+    learn: Sequence[Sample],
+    val: Sequence[Sample],
+    expect: Fingerprint | None = None,
+) -> tuple[Cases, Cases | None]:
+    """What a training learns from, and what it validates on, if on anything.
+
+    Args:
+        cfg: Says where stores are, and which of their features count.
+        sampling: Which patches are drawn.
+        learn: Samples to learn from.
+        val: Samples to validate on.
+        expect: What features must have been made with.
+
+    Raises:
+        WsiprepError: as `Cases.of_stores`; of all samples at once.
+    """
+    found = Cases.of_splits(
+        [learn, val] if val else [learn], cfg.stores, sampling, seed=cfg.seed, expect=expect,
+        grid=cfg.features_grid, encoder=cfg.features_encoder, skip_missing=cfg.skip_missing,
+    )  # fmt: skip
+    return found[0], found[1] if val else None
+
+
+def accounts(learn: Cases, val: Cases | None) -> dict[str, Any]:
+    """What is learned from and validated on, and what was left out of both: plain JSON types."""
+    return {"learn": learn.account()} | ({"val": val.account()} if val is not None else {})
 
 
 def steps_of(count: int, batch_size: int, epochs: float) -> int:
@@ -199,6 +272,10 @@ def batches(
                 yield _whole(cases, ready.popleft())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _reader(slides: Sequence[Sequence[SlideFeatures]]) -> Callable[[int], Patches]:
+    return lambda index: CasePatches(slides[index])
 
 
 def _whole(cases: Cases, planned: tuple[int, int, list[int], list[Future[Bag]]]) -> Batch:

@@ -9,10 +9,22 @@ from pydantic import Field
 
 from wsiprep.core.config import Settings, flag
 
-__all__ = ["LanguageTraining", "TrainAlignConfig"]
+__all__ = ["LanguageTraining", "StoredSamples", "TrainAlignConfig"]
 
 
-class LanguageTraining(Settings):
+class StoredSamples(Settings):
+    """Samples and where their slides are: what trainings and evaluations are given alike."""
+
+    data: Path
+    """Manifest (JSONL) of samples."""
+    stores: Path
+    """Folder of the slides' stores, as `wsiprep run` or `wsiprep embed` made them."""
+    skip_missing: bool = False
+    """Leave out samples of slides without a store or without features, and say which; without it
+    they are an error. Samples whose slides have no patch with features are always left out."""
+
+
+class LanguageTraining(StoredSamples):
     """What every training of the slide-language system is given."""
 
     panel: ClassVar[str] = "Training"
@@ -21,8 +33,6 @@ class LanguageTraining(Settings):
     """Manifest (JSONL) of the samples to learn from; those of split val and test in it are not."""
     output: Path = Field(json_schema_extra=flag("-o", "--out"))
     """Folder for checkpoints, log and state."""
-    stores: Path
-    """Folder of the slides' stores, as `wsiprep run` or `wsiprep embed` made them."""
     val: Path | None = None
     """Manifest to validate on; by default the samples of split val in --data."""
     recipe: str = "pathflip"

@@ -34,7 +34,8 @@ class Fingerprint:
         mpp: Resolution achieved, µm/px; slides differ a little, see `MPP_TOLERANCE`.
         patch_px: Side of a patch.
         stride_px: Distance of neighbours, in patch pixels.
-        normalised: Whether vectors have length 1.
+        normalised: Whether vectors have length 1; None where there is no vector, so that nobody can
+            say: it differs from neither.
     """
 
     encoder: str
@@ -43,7 +44,7 @@ class Fingerprint:
     mpp: float
     patch_px: int
     stride_px: int
-    normalised: bool
+    normalised: bool | None
 
     @classmethod
     def of(
@@ -73,12 +74,12 @@ class Fingerprint:
 
     @classmethod
     def of_canonical(cls, values: Mapping[str, Any]) -> Fingerprint:
-        """The inverse of `canonical`.
+        """The inverse of `canonical`, of features that a model was trained on.
 
         Raises:
             StoreMismatchError: a field is missing, unknown, or of another type.
         """
-        kinds = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
+        kinds = {"str": (str,), "int": (int,), "float": (int, float), "bool | None": (bool,)}
         expected = {field.name: kinds[str(field.type)] for field in fields(cls)}
         wrong = sorted(set(values) ^ set(expected)) or [
             name for name, kind in expected.items() if type(values[name]) not in kind
@@ -96,7 +97,10 @@ class Fingerprint:
         return asdict(self)
 
     def differences(self, other: Fingerprint) -> tuple[str, ...]:
-        """Names of the fields in which two fingerprints differ; resolution within tolerance."""
+        """Names of the fields in which two fingerprints differ; resolution within tolerance.
+
+        What one of them cannot know, for it is of a slide without vectors, is no difference.
+        """
         return tuple(
             field.name
             for field in fields(self)
@@ -140,6 +144,8 @@ class Fingerprint:
 def _same(name: str, one: Any, other: Any) -> bool:
     if name == "mpp":
         return bool(abs(one / other - 1) <= MPP_TOLERANCE)
+    if one is None or other is None:
+        return True
     return bool(one == other)
 
 
@@ -154,12 +160,12 @@ def _shown(of: Fingerprint, name: str) -> str:
     return f"{value}{_UNIT.get(name, '')}"
 
 
-def _normalised(features: FeatureArray) -> bool:
-    """Whether the vectors of the first chunk that holds any have length 1; False without any."""
+def _normalised(features: FeatureArray) -> bool | None:
+    """Whether the vectors of the first chunk that holds any have length 1; None without any."""
     cell = features.grid.cell
     there = cell[features.valid[cell[:, 0], cell[:, 1]]]
     if not len(there):
-        return False
+        return None
     row, col = there[0] // CHUNK_CELLS * CHUNK_CELLS
     window = features.window(int(row), int(col), CHUNK_CELLS, CHUNK_CELLS)
     lengths = np.linalg.norm(window.vectors[window.valid].astype(np.float32), axis=1)

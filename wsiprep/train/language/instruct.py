@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from wsiprep.core.errors import ManifestError
-from wsiprep.core.report import OnStep
+from wsiprep.core.report import OnNote, OnStep
 from wsiprep.encoders.load import resolve_device
 from wsiprep.metrics.vqa import choose_by_likelihood
 from wsiprep.models.assistant import Assistant, AssistantOut
@@ -30,7 +30,14 @@ from wsiprep.models.sampling import generator_for
 from wsiprep.models.text.tokenizer import Tokenizer, train_bpe
 from wsiprep.train.language.assistant_checkpoint import Start, read_start, save_assistant
 from wsiprep.train.language.assistant_config import AssistantTraining, Command
-from wsiprep.train.language.cases import Batch, Cases, batches, steps_of
+from wsiprep.train.language.cases import (
+    Batch,
+    Cases,
+    accounts,
+    batches,
+    steps_of,
+    training_cases,
+)
 from wsiprep.train.language.conversations import conversations_of, question_of, texts_of
 from wsiprep.train.language.instruct_config import AssistantRecipe
 from wsiprep.train.language.launcher import check_launcher
@@ -39,7 +46,7 @@ from wsiprep.train.language.manifest import Sample, data_sha256, read_manifest
 from wsiprep.train.language.master import hold_in_float32
 from wsiprep.train.language.processes import Processes, join_processes
 from wsiprep.train.language.recipe import load_recipe, section
-from wsiprep.train.language.rehearsal import rehearsed, sizes
+from wsiprep.train.language.rehearsal import left_out_facts, rehearsed, sizes
 from wsiprep.train.language.sharding import (
     any_spread,
     check_several,
@@ -241,16 +248,9 @@ def prepare_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
     if cfg.shard:
         check_several(processes)
     learn, val = _samples(cfg, command, recipe)
-    how: dict[str, Any] = {
-        "seed": cfg.seed, "grid": cfg.features_grid, "encoder": cfg.features_encoder
-    }  # fmt: skip
     expect = start.features if start is not None else None
-    cases = Cases.of_stores(learn, cfg.stores, recipe.sampling, expect=expect, **how)
-    held = (
-        Cases.of_stores(val, cfg.stores, recipe.sampling, expect=cases.fingerprint, **how)
-        if val else None
-    )  # fmt: skip
-    tokenizer = _tokenizer(parts, start, learn, command, recipe)
+    cases, held = training_cases(cfg, recipe.sampling, learn, val, expect)
+    tokenizer = _tokenizer(parts, start, cases.samples, command, recipe)
     torch.manual_seed(cfg.seed)
     model = make_assistant(parts, cases.fingerprint.dim, tokenizer, seed=cfg.seed)
     learner = InstructLearner(
@@ -264,26 +264,37 @@ def prepare_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
     processes.share([model])
     decides = {
         "command": command, "recipe": recipe.canonical(), "parts": parts.canonical(),
-        "language": model.language.fingerprint(), "seed": cfg.seed, "data": data_sha256(learn),
+        "language": model.language.fingerprint(), "seed": cfg.seed,
+        "data": data_sha256(cases.samples),
         "start": start.identity if start is not None else None,
         "precision": cfg.precision, "features": cases.fingerprint.canonical(),
         "world": processes.world, "shard": cfg.shard,
     }  # fmt: skip
-    plan = RunPlan(cfg.output, cfg.seed, cfg.validate_every, cfg.resume, decides, cfg.tensorboard)
+    plan = RunPlan(cfg.output, cfg.seed, cfg.validate_every, cfg.resume, decides, cfg.tensorboard,
+                   samples=accounts(cases, held))  # fmt: skip
     return Prepared(learner, cases, recipe, plan, processes)
 
 
 def train_assistant(
-    cfg: AssistantTraining, command: Command, on_step: OnStep = lambda _: None
+    cfg: AssistantTraining,
+    command: Command,
+    on_step: OnStep = lambda _: None,
+    on_note: OnNote = lambda _: None,
 ) -> Trained:
-    """Train an assistant.
+    """Train an assistant; `on_note` is told before which samples are left out.
 
     Raises:
         WsiprepError: see `prepare_assistant` and `loop.train`.
     """
     made = prepare_assistant(cfg, command)
     return train(
-        made.learner, made.cases, made.recipe.optimisation, made.plan, made.processes, on_step
+        made.learner,
+        made.cases,
+        made.recipe.optimisation,
+        made.plan,
+        made.processes,
+        on_step,
+        on_note,
     )
 
 
@@ -316,7 +327,9 @@ def rehearse_assistant(cfg: AssistantTraining, command: Command) -> dict[str, st
         "tokens of a step": f"{out.read:,}, of which {int(out.tokens):,} are learned"
         + (f"; {out.cut:,} were cut off" if out.cut else ""),
     }
-    return {**facts, **sizes(learner.model), **rehearsed(learner, batch)}
+    return {
+        **facts, **left_out_facts(made.plan), **sizes(learner.model), **rehearsed(learner, batch)
+    }  # fmt: skip
 
 
 def _samples(

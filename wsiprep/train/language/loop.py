@@ -9,6 +9,7 @@ that it would have had undisturbed, to the bit.
 from __future__ import annotations
 
 import io
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,10 +23,11 @@ from torch import Tensor, nn
 from wsiprep.core.config import digest
 from wsiprep.core.errors import ConfigError, OutputError
 from wsiprep.core.malloc import return_large_blocks
-from wsiprep.core.report import OnStep, TrainStep
+from wsiprep.core.report import OnNote, OnStep, TrainStep
 from wsiprep.store.disk import check_writable, output_errors, write_whole
 from wsiprep.train.language.cases import Batch, Cases, batches, steps_of
 from wsiprep.train.language.checkpoint import Checkpoints
+from wsiprep.train.language.left_out import left_out_lines
 from wsiprep.train.language.processes import Processes
 from wsiprep.train.language.recipe import Optimisation
 from wsiprep.train.language.sharding import any_spread, own_part, own_parts, whole_again
@@ -33,7 +35,7 @@ from wsiprep.train.language.step_log import StepLog
 
 __all__ = ["Learner", "Rate", "RunPlan", "Trained", "learning_rate", "train"]
 
-LOG, STATE = "log.csv", "state.pt"
+LOG, SAMPLES, STATE = "log.csv", "samples.json", "state.pt"
 SMOOTHING = 0.9
 """Share of the loss that was shown before, in the one shown."""
 
@@ -101,6 +103,7 @@ class RunPlan:
         resume: Go on from the state in the folder.
         decides: Plain JSON of all that the weights depend on, for `resume`.
         tensorboard: Write events for TensorBoard besides the CSV.
+        samples: What `cases.accounts` says, for `samples.json`.
     """
 
     output: Path
@@ -109,6 +112,15 @@ class RunPlan:
     resume: bool = False
     decides: Mapping[str, Any] = field(default_factory=dict)
     tensorboard: bool = False
+    samples: Mapping[str, Any] = field(default_factory=dict)
+
+    def notes(self) -> list[str]:
+        """What a user is told of samples that are left out."""
+        return [
+            line if split == "learn" else f"{line} (of those to validate on)"
+            for split, account in self.samples.items()
+            for line in left_out_lines(account["left_out"])
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +145,11 @@ def train(
     plan: RunPlan,
     processes: Processes,
     on_step: OnStep = lambda _: None,
+    on_note: OnNote = lambda _: None,
 ) -> Trained:
     """Run it to its end; `on_step` is told on every process, so that it may stop all of them.
+
+    `on_note` is told on the main process which samples are left out, before the first step.
 
     Raises:
         ConfigError: `resume` without a state or with other settings; the loss is not finite;
@@ -148,6 +163,8 @@ def train(
     learned = [p for group in optimiser.param_groups for p in group["params"]]
     run = _Run(learner, optimiser, plan, processes, digest({**plan.decides, "steps": steps}))
     first = run.begin()
+    for note in plan.notes() if processes.main else ():
+        on_note(note)
     told, began, read = first, time.perf_counter(), 0.0
     smooth: float | None = None
     scores: dict[str, float] = {}
@@ -248,7 +265,11 @@ class _Run:
             with output_errors(self.plan.output):
                 self.plan.output.mkdir(parents=True, exist_ok=True)
         self.processes.wait()
-        return self._resume() if self.plan.resume else 0
+        done = self._resume() if self.plan.resume else 0
+        if self.processes.main:
+            text = json.dumps(self.plan.samples, indent=2, ensure_ascii=False) + "\n"
+            write_whole(self.plan.output / SAMPLES, text.encode("utf-8", "backslashreplace"))
+        return done
 
     def note(
         self, batch: Batch, losses: dict[str, float], rate: float, norm: float,

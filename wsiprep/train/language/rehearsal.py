@@ -13,10 +13,10 @@ from wsiprep.core.malloc import return_large_blocks
 from wsiprep.train.language.align import prepare_align
 from wsiprep.train.language.cases import Batch, batches, steps_of
 from wsiprep.train.language.config import LanguageTraining
-from wsiprep.train.language.loop import Learner
+from wsiprep.train.language.loop import Learner, RunPlan
 from wsiprep.train.language.sharding import any_spread, own_part
 
-__all__ = ["peak_mib", "rehearse_align", "rehearsed", "sizes"]
+__all__ = ["left_out_facts", "peak_mib", "rehearse_align", "rehearsed", "sizes"]
 
 
 def rehearse_align(cfg: LanguageTraining) -> dict[str, str]:
@@ -38,7 +38,18 @@ def rehearse_align(cfg: LanguageTraining) -> dict[str, str]:
         "steps": f"{how.steps or steps_of(len(made.cases), size, how.epochs):,} of {size} slides",
         "tokens of a step": f"{sum(len(bag) for bag in batch.bags):,}, the patches of its slides",
     }
-    return {**facts, **sizes(made.learner.model), **rehearsed(made.learner, batch)}
+    return {
+        **facts, **left_out_facts(made.plan), **sizes(made.learner.model),
+        **rehearsed(made.learner, batch),
+    }  # fmt: skip
+
+
+def left_out_facts(plan: RunPlan) -> dict[str, str]:
+    """Samples that are left out, if there are any."""
+    lines = plan.notes()
+    return (
+        {"left out": "; ".join(line.removeprefix("left out: ") for line in lines)} if lines else {}
+    )
 
 
 def sizes(model: nn.Module) -> dict[str, str]:

@@ -9,6 +9,7 @@ price is that the shares are met on average, not exactly.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
@@ -17,10 +18,20 @@ from typing import Final
 from wsiprep.core.errors import ManifestError
 from wsiprep.train.language.manifest import Sample, Split
 
-__all__ = ["Division", "Overlap", "check_apart", "divide", "overlap", "patients_of", "slide_name"]
+__all__ = [
+    "Division",
+    "Overlap",
+    "check_apart",
+    "divide",
+    "overlap",
+    "patients_of",
+    "slide_name",
+    "tcga_patient",
+]
 
 _HELD_OUT: Final[tuple[Split, ...]] = ("val", "test")
 """A patient with samples of both is of the last."""
+_BARCODE: Final = re.compile(r"(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})(?![A-Za-z0-9])", re.I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,15 @@ class Overlap:
 def slide_name(slide: str) -> str:
     """What a slide is called, whether named by its id or by the path of its store."""
     return PurePath(slide).name.removesuffix(".zarr")
+
+
+def tcga_patient(name: str) -> str:
+    """The TCGA patient of a slide or case, from its barcode; empty where it has none.
+
+    Source: TCGA barcode, project-site-participant; the first twelve characters are the patient.
+    """
+    match = _BARCODE.match(name)
+    return match.group(1).upper() if match else ""
 
 
 def patients_of(samples: Sequence[Sample]) -> list[str]:

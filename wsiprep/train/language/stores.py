@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from wsiprep.core.errors import ManifestError, MissingStageError
+from wsiprep.core.errors import ManifestError
 
 __all__ = ["StoreFolder", "case_name"]
 
@@ -64,22 +64,3 @@ class StoreFolder:
             return tuple(alike) if len(alike) == 1 else ()
         longer = (name + "-", name + ".")
         return tuple(p for stem, p in self._stores.items() if stem.casefold().startswith(longer))
-
-    def paths(self, slides: tuple[str, ...], sample: str) -> tuple[Path, ...]:
-        """Stores of all slides of a sample, in order, each once.
-
-        Raises:
-            MissingStageError: one has none.
-        """
-        found: dict[Path, None] = {}
-        for slide in slides:
-            stores = self.find(slide)
-            if not stores:
-                raise MissingStageError(
-                    f"sample '{sample}' is of this slide, and {self.folder} has no store of it.",
-                    slide=slide,
-                    stage="store",
-                    hint="Make it by `wsiprep run`, or give the folder with --stores.",
-                )
-            found.update(dict.fromkeys(stores))
-        return tuple(found)
