@@ -31,6 +31,7 @@ from wsiprep.train.language.align_losses import AlignLosses, Asked, Micro
 from wsiprep.train.language.cases import Batch, Cases
 from wsiprep.train.language.checkpoint import save_aligned
 from wsiprep.train.language.config import LanguageTraining
+from wsiprep.train.language.libraries import check_align_libraries
 from wsiprep.train.language.loop import Rate, RunPlan, Trained, train
 from wsiprep.train.language.manifest import Sample, data_sha256, read_manifest
 from wsiprep.train.language.processes import Processes, join_processes
@@ -214,11 +215,13 @@ def prepare_align(cfg: LanguageTraining) -> Prepared:
     """Everything but the training: samples are read, stores checked, the model is made.
 
     Raises:
+        PluginUnavailableError: a library that the recipe needs is missing; nothing was read yet.
         ManifestError, ConfigError, MissingStageError, StoreMismatchError, OutputError: see the
             parts.
     """
     named = load_recipe(cfg.recipe)
     recipe = section(named, "align", AlignRecipe, cfg.set)
+    check_align_libraries(recipe.model)
     samples = read_manifest(cfg.data)
     given = samples if cfg.val is None else read_manifest(cfg.val)
     learn = [one for one in samples if one.split in ("", "train") and caption_of(one)]

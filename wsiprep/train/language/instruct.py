@@ -33,6 +33,7 @@ from wsiprep.train.language.assistant_config import AssistantTraining, Command
 from wsiprep.train.language.cases import Batch, Cases, batches, steps_of
 from wsiprep.train.language.conversations import conversations_of, question_of, texts_of
 from wsiprep.train.language.instruct_config import AssistantRecipe
+from wsiprep.train.language.libraries import check_assistant_libraries
 from wsiprep.train.language.loop import Rate, RunPlan, Trained, train
 from wsiprep.train.language.manifest import Sample, data_sha256, read_manifest
 from wsiprep.train.language.master import hold_in_float32
@@ -227,12 +228,14 @@ def prepare_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
     """Everything but the training: samples are read, stores checked, the model is made.
 
     Raises:
+        PluginUnavailableError: a library of the language model is missing; only the recipe was read.
         WsiprepError: a sample, store, recipe, language model or folder that cannot be used.
     """
     named = load_recipe(cfg.recipe)
     recipe = section(named, command, AssistantRecipe, cfg.set)
-    start = read_start(cfg.start) if cfg.start is not None else None
     parts = with_llm(recipe.model, cfg.llm)
+    check_assistant_libraries(parts)
+    start = read_start(cfg.start) if cfg.start is not None else None
     parts = start.parts(parts) if start is not None else parts
     processes = join_processes(resolve_device(cfg.device), cfg.precision)
     if cfg.shard:
