@@ -11,6 +11,7 @@ import pytest
 
 from tests.tasks.aligned_made import FINDINGS, WORLD, make_cohort
 from wsiprep.core.errors import ConfigError, ManifestError
+from wsiprep.metrics.report import as_lines
 from wsiprep.store.read import FeatureStore
 from wsiprep.tasks.evaluate_align import evaluate_align
 from wsiprep.tasks.evaluate_ground import evaluate_ground
@@ -173,6 +174,9 @@ def test_ground(cohort, truth, tmp_path):
     assert cosine["scores"]["pointing"]["value"] == 1
     assert cosine["baselines"]["chance"]["auroc"]["value"] == 0.5
     assert set(cosine["baselines"]) == {"chance", "centre", "blind", "other_text"}
+    assert cosine["baseline_notes"].keys() == cosine["baselines"].keys()
+    assert cosine["baseline_notes"]["centre"].startswith("in place of majority: ")
+    assert "centre: " + cosine["baseline_notes"]["centre"] in as_lines(cosine)
     assert report["blind_text"]
     for name in ("centre", "blind"):  # they do not know where findings were planted
         assert 0.2 < cosine["baselines"][name]["auroc"]["value"] < 0.8

@@ -52,8 +52,7 @@ def align(cfg: TrainAlignConfig) -> None:
 
     out = stdout()
     if cfg.training.dry_run:
-        for name, value in rehearse_align(cfg.training).items():
-            out.print(f"{name:<26}{value}", markup=False, highlight=False)
+        rehearse_align(cfg.training, _tell_fact)
         return
     with show_steps(stderr()) as on_step:
         done = train_align(cfg.training, on_step)
@@ -79,12 +78,12 @@ def instruct(cfg: TrainAssistantConfig) -> None:
 def _assistant(cfg: TrainAssistantConfig, kind: Command) -> None:
     from wsiprep.cli._console import stderr, stdout
     from wsiprep.cli._steps import show_steps
-    from wsiprep.train.language.instruct import rehearse_assistant, train_assistant
+    from wsiprep.train.language.instruct import train_assistant
+    from wsiprep.train.language.rehearsal import rehearse_assistant
 
     out = stdout()
     if cfg.training.dry_run:
-        for name, value in rehearse_assistant(cfg.training, kind).items():
-            out.print(f"{name:<26}{value}", markup=False, highlight=False)
+        rehearse_assistant(cfg.training, kind, _tell_fact)
         return
     with show_steps(stderr()) as on_step:
         done = train_assistant(cfg.training, kind, on_step)
@@ -93,6 +92,12 @@ def _assistant(cfg: TrainAssistantConfig, kind: Command) -> None:
         f"use it with   wsiprep ask | caption --model {done.checkpoint.parent}",
         markup=False, highlight=False,
     )  # fmt: skip
+
+
+def _tell_fact(name: str, value: str) -> None:
+    from wsiprep.cli._console import stdout
+
+    stdout().print(f"{name:<26}{value}", markup=False, highlight=False)
 
 
 def _tell(checkpoint: Path, scores: dict[str, float]) -> None:

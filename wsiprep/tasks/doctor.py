@@ -37,8 +37,8 @@ LIBRARIES = {
     "huggingface-hub": "huggingface_hub",
 }
 OPTIONAL = {
-    "transformers": "language models and text encoders of Hugging Face: train caption and instruct, "
-    "ask; train align with pathflip-v2 or wsi-llava",
+    "transformers": "language models and text encoders of Hugging Face: train caption, train "
+    "instruct, ask; train align with pathflip-v2 or wsi-llava",
     "peft": "LoRA, which pathflip, pathflip-v2 and wsi-llava use",
     "gguf": "language models in .gguf files",
     "accelerate": "language models in .gguf files, and accelerate launch on several GPUs",

@@ -92,7 +92,7 @@ def test_what_a_recipe_needs(
 
 def test_all_that_is_missing_is_told_at_once(installed: pytest.MonkeyPatch) -> None:
     without(installed, "transformers", "peft")
-    with pytest.raises(PluginUnavailableError, match="Qwen3-0.6B needs transformers and peft"):
+    with pytest.raises(PluginUnavailableError, match=r"Qwen3-0\.6B needs transformers and peft"):
         check_assistant_libraries(parts("pathflip"))
 
 
