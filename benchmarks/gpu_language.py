@@ -52,9 +52,9 @@ from wsiprep.train.language.instruct import InstructLearner
 from wsiprep.train.language.instruct_config import AssistantRecipe
 from wsiprep.train.language.loop import Learner
 from wsiprep.train.language.manifest import Sample
+from wsiprep.train.language.memory import peak_mib
 from wsiprep.train.language.processes import Processes
 from wsiprep.train.language.recipe import AlignRecipe, load_recipe, section
-from wsiprep.train.language.rehearsal import peak_mib
 
 INPUT = 1536
 RECIPES = ("pathflip", "pathflip-v2", "pathalign", "prism", "wsi-llava")

@@ -12,6 +12,7 @@ import json
 import re
 import shlex
 import shutil
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,12 @@ from wsiprep.store import FeatureStore
 from wsiprep.synth.captions import NAMES
 from wsiprep.synth.cohort import Cohort
 from wsiprep.synth.composition import KINDS
+from wsiprep.tasks.doctor import OPTIONAL
 from wsiprep.train.language.manifest import Sample, read_manifest
 from wsiprep.train.language.splits import divide
 
-DOC = Path(__file__).parents[2] / "docs" / "slide_language.md"
+ROOT = Path(__file__).parents[2]
+DOC = ROOT / "docs" / "slide_language.md"
 UUID = "25c0b433-5557-4165-922e-2c1eac9c26f0"
 ELSEWHERE = ("convert wsi-bench", "convert slidebench", "demo")
 """Commands on files that are not those of a user, or tested as a whole elsewhere."""
@@ -66,6 +69,23 @@ def test_the_document_begins_with_the_whole_way():
     assert "-q" not in mine()[7]
 
 
+def test_the_document_begins_with_what_must_be_installed():
+    """A recipe of the whole way needs what `pip install .` does not bring."""
+    text = DOC.read_text(encoding="utf-8")
+    assert text[text.index("```sh\n") + 6 :].startswith("pip install '.[language]'")
+    assert "pip install '.[language]'" in (ROOT / "README.md").read_text(encoding="utf-8")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    brought = {re.split("[><=;[]", one)[0] for one in extras["optional-dependencies"]["language"]}
+    assert brought >= OPTIONAL.keys()
+
+
+def test_slides_in_folders_of_their_own_are_found():
+    """As the client of the GDC leaves them; a folder of slides is always searched so."""
+    taken = [command for command in mine() if "slides/" in command]
+    assert {command[0] for command in taken} == {"run", "classify", "caption"}
+    assert all("--recursive" in command for command in taken)
+
+
 def names_of(counts: dict[str, int]) -> list[str]:
     """Patients of TCGA of whom so many fall into each split."""
     names, left = [], dict(counts)
@@ -81,7 +101,8 @@ def names_of(counts: dict[str, int]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder as a user has it: slides of TCGA and two others, and a CSV of reports."""
+    """A folder as a user has it: slides of TCGA, each in a folder of its own as the client of the
+    GDC leaves them, and two others, and a CSV of reports."""
     from tests.models.language.made_hf import make_tokenizer, transformers
 
     folder = tmp_path_factory.mktemp("user")
@@ -95,7 +116,9 @@ def place(tmp_path_factory):
         slide = drawn[number % len(drawn)]
         barcode = f"{patient}-01Z-00-DX1"
         name = f"{barcode}.{UUID}" if patient else "AB"[number]
-        shutil.copy(folder / f"{slide.id}.tiff", folder / "slides" / f"{name}.tiff")
+        own = folder / "slides" / (f"{number:08}-7d1e" if patient else "")
+        own.mkdir(exist_ok=True)
+        shutil.copy(folder / f"{slide.id}.tiff", own / f"{name}.tiff")
         cell = (f"{name}.tiff", barcode)[number % 2] if patient else name
         rows.append((cell, slide.caption, "", "", "", NAMES[slide.main]))
         others = [NAMES[kind] for kind in KINDS if kind != slide.main][:2]

@@ -174,6 +174,9 @@ def test_ground(cohort, truth, tmp_path):
     assert cosine["scores"]["pointing"]["value"] == 1
     assert cosine["baselines"]["chance"]["auroc"]["value"] == 0.5
     assert set(cosine["baselines"]) == {"chance", "centre", "blind", "other_text"}
+    assert cosine["baseline_notes"].keys() == cosine["baselines"].keys()
+    assert cosine["baseline_notes"]["centre"].startswith("in place of majority: ")
+    assert "centre: " + cosine["baseline_notes"]["centre"] in as_lines(cosine)
     assert report["blind_text"]
     for name in ("centre", "blind"):  # they do not know where findings were planted
         assert 0.2 < cosine["baselines"][name]["auroc"]["value"] < 0.8

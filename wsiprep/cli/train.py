@@ -55,8 +55,7 @@ def align(cfg: TrainAlignConfig) -> None:
 
     out = stdout()
     if cfg.training.dry_run:
-        for name, value in rehearse_align(cfg.training).items():
-            out.print(f"{name:<26}{value}", markup=False, highlight=False)
+        rehearse_align(cfg.training, _tell_fact)
         return
     with show_steps(stderr()) as on_step:
         done = train_align(cfg.training, on_step, _note)
@@ -82,12 +81,12 @@ def instruct(cfg: TrainAssistantConfig) -> None:
 def _assistant(cfg: TrainAssistantConfig, kind: Command) -> None:
     from wsiprep.cli._console import stderr, stdout
     from wsiprep.cli._steps import show_steps
-    from wsiprep.train.language.instruct import rehearse_assistant, train_assistant
+    from wsiprep.train.language.instruct import train_assistant
+    from wsiprep.train.language.rehearsal import rehearse_assistant
 
     out = stdout()
     if cfg.training.dry_run:
-        for name, value in rehearse_assistant(cfg.training, kind).items():
-            out.print(f"{name:<26}{value}", markup=False, highlight=False)
+        rehearse_assistant(cfg.training, kind, _tell_fact)
         return
     with show_steps(stderr()) as on_step:
         done = train_assistant(cfg.training, kind, on_step, _note)
@@ -102,6 +101,12 @@ def _note(text: str) -> None:
     from wsiprep.cli._console import stderr
 
     stderr().print(text, markup=False, highlight=False)
+
+
+def _tell_fact(name: str, value: str) -> None:
+    from wsiprep.cli._console import stdout
+
+    stdout().print(f"{name:<26}{value}", markup=False, highlight=False)
 
 
 def _tell(checkpoint: Path, scores: dict[str, float]) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from wsiprep.core.recycled import Recycled
 from wsiprep.encoders.network import Network
 
-__all__ = ["Batches", "Running", "StreamBatches", "Streams", "ThreadBatches"]
+__all__ = ["Batches", "Running", "StreamBatches", "Streams", "ThreadBatches", "is_no_memory"]
 
 _NO_MEMORY = (
     "can't allocate memory",  # CPU allocator
@@ -145,7 +145,7 @@ def _compute(
             group = slice(start, start + step)
             vectors[group] = network(_tensor(pixels[group])).cpu().numpy()
     except (RuntimeError, MemoryError) as err:
-        if not _is_no_memory(err):
+        if not is_no_memory(err):
             raise
         return False
     finally:
@@ -204,7 +204,7 @@ class StreamBatches:
         try:
             return self._queue(pixels, step)
         except (RuntimeError, MemoryError) as err:
-            if not _is_no_memory(err):
+            if not is_no_memory(err):
                 raise
         return _OutOfMemory()  # only here the traceback and the tensors it holds are gone
 
@@ -239,7 +239,7 @@ class _OnStreams:
         try:
             self._done.synchronize()
         except RuntimeError as err:
-            if not _is_no_memory(err):
+            if not is_no_memory(err):
                 raise
             return None
         self._pixels = None
@@ -260,7 +260,8 @@ def _tensor(group: NDArray[np.uint8] | Tensor) -> Tensor:
     return torch.from_numpy(np.require(group, requirements=["C", "W"]))
 
 
-def _is_no_memory(err: BaseException) -> bool:
+def is_no_memory(err: BaseException) -> bool:
+    """Whether torch says by this error that memory ran out, on whatever device."""
     if isinstance(err, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
     return any(sign in str(err) for sign in _NO_MEMORY)

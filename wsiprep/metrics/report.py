@@ -69,7 +69,8 @@ def assemble(
         baselines: Metrics of `majority`, `blind`, `chance`, ... by name.
         groups: For each way to group samples (`task`, `tumour`), the group of each.
         extra: What else the report should hold (tokenizer, judge, unparsed answers); its names
-            must not be those of the report.
+            must not be those of the report. Of `baseline_notes`, words by name of a baseline,
+            `as_lines` makes lines.
         resamples: Of the bootstrap.
         confidence: Of the intervals.
         seed: The same seed, the same intervals.
@@ -165,6 +166,7 @@ def as_lines(report: Mapping[str, Any]) -> list[str]:
         ]
         tail = f"  ({', '.join(beside)})" if beside else ""
         lines.append(f"{metric:<{width}}  {_span(found)}{tail}")
+    lines += [f"{name}: {said}" for name, said in report.get("baseline_notes", {}).items()]
     for way, groups in report["by_group"].items():
         for group, found in groups.items():
             parts = [f"{m} {_span(v)}" for m, v in found.items() if m != "n"]

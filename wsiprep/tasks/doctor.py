@@ -36,6 +36,14 @@ LIBRARIES = {
     "safetensors": "safetensors",
     "huggingface-hub": "huggingface_hub",
 }
+OPTIONAL = {
+    "transformers": "language models and text encoders of Hugging Face: train caption, train "
+    "instruct, ask; train align with pathflip-v2 or wsi-llava",
+    "peft": "LoRA, which pathflip, pathflip-v2 and wsi-llava use",
+    "gguf": "language models in .gguf files",
+    "accelerate": "language models in .gguf files, and accelerate launch on several GPUs",
+}
+"""Libraries of the extra `language`, by the names that they are imported by, and what for."""
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
@@ -66,6 +74,7 @@ def doctor(output: Path | None = None) -> list[Check]:
     """
     checks = [Check("python", "ok", f"{platform.python_version()} on {platform.platform()}")]
     checks += [_library(name, module) for name, module in LIBRARIES.items()]
+    checks += [_optional(name, use) for name, use in OPTIONAL.items()]
     checks += list(_plugins())
     checks.append(_guard("devices", _devices))
     checks.append(_cores())
@@ -90,6 +99,17 @@ def _library(name: str, module: str) -> Check:
         return Check(name, "warn", "imports, but its version is not known")
     except (ImportError, OSError) as err:
         return Check(name, "fail", str(err), f"pip install '{name}'")
+
+
+def _optional(name: str, use: str) -> Check:
+    try:
+        importlib.import_module(name)
+        return Check(name, "ok", version(name))
+    except PackageNotFoundError:
+        return Check(name, "warn", "imports, but its version is not known")
+    except (ImportError, OSError) as err:
+        remedy = "pip install 'wsiprep[language]', or '.[language]' in a copy of the source"
+        return Check(name, "warn", f"{err}; it is for {use}", remedy)
 
 
 def _plugins() -> Iterator[Check]:

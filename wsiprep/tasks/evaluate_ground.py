@@ -41,6 +41,14 @@ __all__ = ["evaluate_ground"]
 
 BLIND_TEXT: Final = "A section of tissue."
 """What the model is asked for blind: it is true of every patch and names no finding."""
+BASELINES: Final = {
+    "chance": "any order of the patches; also what a map that is the same everywhere reaches",
+    "centre": "in place of majority: there is no commonest answer to where, so this map is highest "
+    "at the middle of the tissue",
+    "blind": f'the model\'s own map of "{BLIND_TEXT}", which names no finding',
+    "other_text": "the model's own map of another text",
+}
+"""What each baseline is, for the report."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,6 +175,7 @@ def _report(judged: Sequence[_Judged], cfg: EvaluateGroundConfig) -> dict[str, A
         patients=patients,
         over=over,
         baselines=baselines,
+        extra={"baseline_notes": {name: BASELINES[name] for name in baselines}},
         groups={name: labels for name, labels in groups.items() if len(set(labels)) > 1},
         resamples=cfg.report.resamples,
         confidence=cfg.report.confidence,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from tests.train.language.made import SPEC, grid_of, write_store
 from wsiprep.models.bags import Bag
 from wsiprep.models.sampling import Sampling
 from wsiprep.models.text.tokenizer import train_bpe
+from wsiprep.train.language.assistant_config import AssistantTraining
 from wsiprep.train.language.cases import Cases
 from wsiprep.train.language.fingerprint import Fingerprint
 from wsiprep.train.language.instruct_config import AssistantRecipe
@@ -95,3 +98,14 @@ def write_set(folder: Path, count: int = 4) -> tuple[Path, Path]:
     held = samples(count + 2, "val")[count:]
     write_manifest(folder / "data.jsonl", [*samples(count, "train"), *held])
     return stores, folder / "data.jsonl"
+
+
+def training(folder: Path, stores: Path, data: Path, **given: Any) -> AssistantTraining:
+    (folder / "small.yaml").write_text(
+        yaml.safe_dump({"caption": RECIPE, "instruct": RECIPE}), encoding="utf-8"
+    )
+    values = {
+        "data": data, "stores": stores, "output": folder / "out", "device": "cpu",
+        "recipe": str(folder / "small.yaml"), "validate_every": 100, **given,
+    }  # fmt: skip
+    return AssistantTraining.model_validate(values)

@@ -17,8 +17,8 @@ from wsiprep.models.assistant_parts import AssistantParts, make_assistant
 from wsiprep.models.text.tokenizer import train_bpe
 from wsiprep.train.language.instruct import InstructLearner
 from wsiprep.train.language.loop import RunPlan, Trained, train
+from wsiprep.train.language.memory import footprint
 from wsiprep.train.language.processes import Processes, join_processes
-from wsiprep.train.language.rehearsal import sizes
 from wsiprep.train.language.sharding import own_part, shard
 
 TOKENIZER = train_bpe(["Tissue of colon, lung, kidney, skin."] * 3, vocab_size=300)
@@ -72,7 +72,7 @@ def main(job: dict[str, Any]) -> None:
     facts: dict[str, Any] = {
         "all": sum(p.numel() for p in language.parameters()),
         "own": sum(own_part(p).numel() for p in language.parameters()),
-        "sizes": sizes(learner.model),
+        "sizes": footprint(learner.model).facts(),
     }
     run(learner, out / "spread")
     facts["moments"] = sum(

@@ -326,7 +326,8 @@ def test_from_stores_to_a_checkpoint(cohort: LanguageTraining) -> None:
 
 
 def test_dry_run_writes_nothing(cohort: LanguageTraining) -> None:
-    facts = rehearse_align(cohort)
+    facts: dict[str, str] = {}
+    rehearse_align(cohort, facts.__setitem__)
     assert facts["samples"] == "5 to learn from, 1 to validate on"
     patches = sum(len(slide.cell) for slide in WORLD.train(6)[:5])
     assert facts["tokens of a step"] == f"{patches:,}, the patches of its slides"
@@ -342,7 +343,9 @@ def test_a_patient_in_both_files_is_refused(cohort: LanguageTraining) -> None:
     with pytest.raises(ManifestError, match=r"in train \(sample .* in val \(sample 'again'\)"):
         train_align(given)
     write_manifest(cohort.data, samples[1:])
-    assert rehearse_align(given)["samples"] == "4 to learn from, 1 to validate on"
+    facts: dict[str, str] = {}
+    rehearse_align(given, facts.__setitem__)
+    assert facts["samples"] == "4 to learn from, 1 to validate on"
 
 
 def test_nothing_to_learn_from(cohort: LanguageTraining) -> None:

@@ -12,17 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from typer.testing import CliRunner
 
 from tests.train.language.assistants import (
     DIM,
-    RECIPE,
     TOKENIZER,
     bag_of,
     cases_of,
     recipe,
     samples,
+    training,
     write_set,
 )
 from tests.train.language.made import write_blank, write_store
@@ -41,13 +40,13 @@ from wsiprep.train.language.conversations import answer_of, conversations_of, qu
 from wsiprep.train.language.instruct import (
     InstructLearner,
     prepare_assistant,
-    rehearse_assistant,
     train_assistant,
 )
 from wsiprep.train.language.instruct_config import AssistantRecipe
 from wsiprep.train.language.manifest import Sample, read_manifest, write_manifest
 from wsiprep.train.language.processes import Processes
 from wsiprep.train.language.recipe import load_recipe, recipe_names, section
+from wsiprep.train.language.rehearsal import rehearse_assistant
 
 CPU = torch.device("cpu")
 
@@ -82,17 +81,6 @@ def gradients(learner: InstructLearner, batch: Batch) -> tuple[float, torch.Tens
     loss = learner.backward(batch)["loss"]
     grown = [p.grad.flatten() for p in learner.model.parameters() if p.grad is not None]
     return float(loss), torch.cat(grown).clone()
-
-
-def training(folder: Path, stores: Path, data: Path, **given: Any) -> AssistantTraining:
-    (folder / "small.yaml").write_text(
-        yaml.safe_dump({"caption": RECIPE, "instruct": RECIPE}), encoding="utf-8"
-    )
-    values = {
-        "data": data, "stores": stores, "output": folder / "out", "device": "cpu",
-        "recipe": str(folder / "small.yaml"), "validate_every": 100, **given,
-    }  # fmt: skip
-    return AssistantTraining.model_validate(values)
 
 
 def test_what_is_learned_of_a_sample() -> None:
@@ -289,7 +277,8 @@ def test_a_run_that_was_stopped_ends_the_same(tmp_path: Path) -> None:
 
 def test_dry_run_tells_what_it_takes(tmp_path: Path) -> None:
     stores, data = write_set(tmp_path)
-    facts = rehearse_assistant(training(tmp_path, stores, data), "instruct")
+    facts: dict[str, str] = {}
+    rehearse_assistant(training(tmp_path, stores, data), "instruct", facts.__setitem__)
     assert facts["language model"] == "tiny"
     assert facts["samples"] == "4 to learn from, 2 to validate on"
     assert facts["patches of a step"] == "24"

@@ -38,8 +38,8 @@ from wsiprep.train.language.instruct_config import AssistantRecipe
 from wsiprep.train.language.loop import RunPlan, train
 from wsiprep.train.language.manifest import Sample
 from wsiprep.train.language.master import hold_in_float32
+from wsiprep.train.language.memory import footprint
 from wsiprep.train.language.processes import Processes
-from wsiprep.train.language.rehearsal import sizes
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -232,9 +232,10 @@ def test_the_estimate_of_memory_counts_float32_weights(llm: Path) -> None:
     stays.requires_grad_(requires_grad=False)
     language.network = torch.nn.Sequential(learns, stays)
     hold_in_float32(language)
-    told = sizes(language)
-    assert told["weights"] == "6 MiB"
-    assert told["gradients and optimiser"] == "12 MiB"
+    told = footprint(language).facts()
+    assert told["weights"] == "6.0 MiB"  # 4 of the float32 that learn, 2 of the bfloat16 that stay
+    assert told["gradients"] == "4.0 MiB"
+    assert told["optimiser"] == "8.0 MiB, the two moments of AdamW"
     assert language.rounds_to is torch.bfloat16
 
 

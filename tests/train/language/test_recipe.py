@@ -9,12 +9,25 @@ import torch
 
 from wsiprep.core.errors import ConfigError
 from wsiprep.models.encoders import registry
+from wsiprep.models.language.decoding_config import Decoding
 from wsiprep.models.towers import SlideTower
 from wsiprep.train.language.instruct_config import AssistantRecipe
 from wsiprep.train.language.recipe import AlignRecipe, load_recipe, recipe_names, section
 
 KINDS = {"align": AlignRecipe, "caption": AssistantRecipe, "instruct": AssistantRecipe}
 SYSTEMS = {"pathflip", "pathflip-v2", "wsi-llava", "pathalign", "prism", "slidechat"}
+NOTED = {
+    "pathflip": (
+        "own chat template", "3 beams, 128 to 512 tokens", "with their gradient", "distinct",
+        "8 devices", "cuts them at 192",
+    ),
+    "pathflip-v2": ("0.7, 0.95 and 512", "every pair of a process positive", "one projector"),
+    "wsi-llava": ("starts from LLaVA-1.5", "order of files", "class token"),
+    "pathalign": ("from all devices", "gathers those of the slide loss", "100 a device"),
+    "prism": ("equal neighbourhoods", "5 beams", "Virchow"),
+    "slidechat": ("length 1", "4 bits", "51,200", "38,400"),
+}  # fmt: skip
+"""What of a system is not followed, beside what holds for all; from the design's tables of it."""
 
 
 def test_all_systems_are_there() -> None:
@@ -46,11 +59,42 @@ def test_pathflip_v2_has_one_head() -> None:
 
 @pytest.mark.parametrize("name", sorted(SYSTEMS))
 def test_what_every_training_does_its_own_way_is_noted(name: str) -> None:
-    noted = " ".join(load_recipe(name).deviations)
+    recipe = load_recipe(name)
+    noted = " ".join(recipe.deviations)
     assert "betas of 0.9 and 0.98" in noted
     assert "clipped at length 1" in noted
+    assert "float32" in noted
     if name in ("pathflip", "pathalign"):
         assert "model.texts.bert" in noted
+    if recipe.caption or recipe.instruct:
+        assert "Answers are greedy" in noted
+    if recipe.align:
+        made = section(recipe, "align", AlignRecipe)
+        assert made.model.objectives.same_text
+        assert "Captions that say the same are no negatives" in noted
+        assert "model.objectives.same_text" in noted
+        section(recipe, "align", AlignRecipe, ["model.objectives.same_text=false"])
+    for said in NOTED.get(name, ()):
+        assert said in noted, said
+
+
+def test_numbers_that_are_noted_are_those_of_the_recipe() -> None:
+    noted = " ".join(load_recipe("prism").deviations)
+    made = section(load_recipe("prism"), "align", AlignRecipe)
+    how = made.optimisation
+    assert f"{made.sampling.patches:,} patches at most" in noted
+    assert f"Batches of {how.batch_size} cases, {how.epochs:g} epochs" in noted
+    talk = section(load_recipe("slidechat"), "instruct", AssistantRecipe)
+    noted = " ".join(load_recipe("slidechat").deviations)
+    assert f"{talk.model.assistant.max_tokens:,} tokens at most" in noted
+    assert f"{talk.sampling.patches:,} patches are drawn" in noted
+    assert f"Batches of {talk.optimisation.batch_size} samples" in noted
+    answers = f"of {Decoding().max_new_tokens} tokens at most"
+    for name in ("pathflip", "pathflip-v2"):
+        assert answers in " ".join(load_recipe(name).deviations)
+    stage = section(load_recipe("wsi-llava"), "caption", AssistantRecipe).optimisation
+    noted = " ".join(load_recipe("wsi-llava").deviations)
+    assert f"its batches have {stage.batch_size} samples" in noted
 
 
 def test_values_are_changed_one_by_one() -> None:

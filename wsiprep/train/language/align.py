@@ -32,13 +32,16 @@ from wsiprep.train.language.cases import Batch, Cases, accounts, training_cases
 from wsiprep.train.language.checkpoint import save_aligned
 from wsiprep.train.language.config import LanguageTraining
 from wsiprep.train.language.launcher import check_launcher
-from wsiprep.train.language.loop import Rate, RunPlan, Trained, train
+from wsiprep.train.language.libraries import check_align_libraries
+from wsiprep.train.language.loop import RunPlan, Trained, train
 from wsiprep.train.language.manifest import Sample, data_sha256, read_manifest
+from wsiprep.train.language.memory import room
+from wsiprep.train.language.optimiser import Rate
 from wsiprep.train.language.processes import Processes, join_processes
 from wsiprep.train.language.recipe import AlignRecipe, load_recipe, section
 from wsiprep.train.language.splits import check_apart
 
-__all__ = ["AlignLearner", "caption_of", "prepare_align", "train_align"]
+__all__ = ["AlignLearner", "assemble_align", "caption_of", "prepare_align", "train_align"]
 
 VALIDATE_AT_ONCE: Final = 16
 
@@ -210,16 +213,34 @@ class Prepared:
     plan: RunPlan
     processes: Processes
 
+    def place(self) -> None:
+        """Bring the model to the device, with the weights of the first process."""
+        self.learner.model.to(self.processes.device)
+        self.processes.share([self.learner.model])
+
 
 def prepare_align(cfg: LanguageTraining) -> Prepared:
-    """Everything but the training: samples are read, stores checked, the model is made.
+    """Everything but the training.
 
     Raises:
+        WsiprepError: see `assemble_align`.
+    """
+    made = assemble_align(cfg)
+    made.place()
+    return made
+
+
+def assemble_align(cfg: LanguageTraining) -> Prepared:
+    """Samples are read, stores checked, the model is made, on the CPU.
+
+    Raises:
+        PluginUnavailableError: a library that the recipe needs is missing; nothing was read yet.
         ManifestError, ConfigError, MissingStageError, StoreMismatchError, OutputError: see the
             parts.
     """
     named = load_recipe(cfg.recipe)
     recipe = section(named, "align", AlignRecipe, cfg.set)
+    check_align_libraries(recipe.model)
     samples = read_manifest(cfg.data)
     given = samples if cfg.val is None else read_manifest(cfg.val)
     learn = [one for one in samples if one.split in ("", "train") and caption_of(one)]
@@ -241,8 +262,6 @@ def prepare_align(cfg: LanguageTraining) -> Prepared:
     model = Aligned(recipe.model, cases.fingerprint.dim, tokenizer, cfg.seed)
     if bert is not None:
         model.start_from_bert(bert.state)
-    model.to(processes.device)
-    processes.share([model])
     learner = AlignLearner(model, recipe, cases, held, processes, seed=cfg.seed, name=named.name)
     decides = {
         "recipe": recipe.canonical(), "seed": cfg.seed, "data": data_sha256(cases.samples),
@@ -260,8 +279,10 @@ def train_align(
     """Train an aligned model; `on_note` is told before which samples are left out.
 
     Raises:
+        DeviceError: memory ran out.
         WsiprepError: see `prepare_align` and `loop.train`.
     """
-    made = prepare_align(cfg)
-    return train(made.learner, made.cases, made.recipe.optimisation, made.plan, made.processes,
-                 on_step, on_note)  # fmt: skip
+    with room(cfg.device):
+        made = prepare_align(cfg)
+        return train(made.learner, made.cases, made.recipe.optimisation, made.plan, made.processes,
+                     on_step, on_note)  # fmt: skip

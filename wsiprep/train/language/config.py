@@ -56,7 +56,7 @@ class LanguageTraining(StoredSamples):
     resume: bool = False
     """Go on from the state in the output folder."""
     dry_run: bool = False
-    """Take one step without keeping it; print parameters, patches and memory, and stop."""
+    """Print parameters, patches and memory, take one step without keeping it, and stop."""
 
 
 class TrainAlignConfig(Settings):

@@ -30,23 +30,18 @@ from wsiprep.models.sampling import generator_for
 from wsiprep.models.text.tokenizer import Tokenizer, train_bpe
 from wsiprep.train.language.assistant_checkpoint import Start, read_start, save_assistant
 from wsiprep.train.language.assistant_config import AssistantTraining, Command
-from wsiprep.train.language.cases import (
-    Batch,
-    Cases,
-    accounts,
-    batches,
-    steps_of,
-    training_cases,
-)
+from wsiprep.train.language.cases import Batch, Cases, accounts, training_cases
 from wsiprep.train.language.conversations import conversations_of, question_of, texts_of
 from wsiprep.train.language.instruct_config import AssistantRecipe
 from wsiprep.train.language.launcher import check_launcher
-from wsiprep.train.language.loop import Rate, RunPlan, Trained, train
+from wsiprep.train.language.libraries import check_assistant_libraries
+from wsiprep.train.language.loop import RunPlan, Trained, train
 from wsiprep.train.language.manifest import Sample, data_sha256, read_manifest
 from wsiprep.train.language.master import hold_in_float32
+from wsiprep.train.language.memory import room
+from wsiprep.train.language.optimiser import Rate
 from wsiprep.train.language.processes import Processes, join_processes
 from wsiprep.train.language.recipe import load_recipe, section
-from wsiprep.train.language.rehearsal import left_out_facts, rehearsed, sizes
 from wsiprep.train.language.sharding import (
     any_spread,
     check_several,
@@ -56,7 +51,12 @@ from wsiprep.train.language.sharding import (
 )
 from wsiprep.train.language.splits import check_apart
 
-__all__ = ["InstructLearner", "prepare_assistant", "rehearse_assistant", "train_assistant"]
+__all__ = [
+    "InstructLearner",
+    "assemble_assistant",
+    "prepare_assistant",
+    "train_assistant",
+]
 
 VALIDATE_AT_ONCE: Final = 8
 DRAWN: Final = "samples of validation"
@@ -181,6 +181,20 @@ class InstructLearner:
         """What is learned from a sample."""
         return conversations_of(sample, self.command, self.model.cfg, captions=self.recipe.captions)
 
+    @torch.no_grad()
+    def tokens_of(self, batch: Batch) -> str:
+        """What the language model reads at a step, in words; by micro-batches, as it is trained."""
+        micro = self.recipe.optimisation.micro_batch or len(batch.bags)
+        read = tokens = cut = 0
+        for first in range(0, self._rounds(len(batch.bags), micro) * micro, micro):
+            idle = first >= len(batch.bags)
+            rows = slice(0, micro) if idle else slice(first, first + micro)
+            out = self._out(batch.samples[rows], batch.bags[rows])
+            if not idle:
+                read, tokens, cut = read + out.read, tokens + int(out.tokens), cut + out.cut
+        said = f"{read:,}, of which {tokens:,} are learned"
+        return said + (f"; {cut:,} were cut off" if cut else "")
+
     def _rounds(self, count: int, micro: int) -> int:
         """Micro-batches of a step: as many as the process with most of them has.
 
@@ -229,18 +243,40 @@ class Prepared:
     recipe: AssistantRecipe
     plan: RunPlan
     processes: Processes
+    shard: bool
+
+    def place(self) -> None:
+        """Bring the model to the device, with the weights of the first process."""
+        model = self.learner.model
+        if self.shard:
+            shard(model.get_submodule("language"), self.processes)
+        model.to(self.processes.device)
+        self.processes.share([model])
 
 
 def prepare_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
-    """Everything but the training: samples are read, stores checked, the model is made.
+    """Everything but the training.
 
     Raises:
+        WsiprepError: see `assemble_assistant`.
+    """
+    made = assemble_assistant(cfg, command)
+    made.place()
+    return made
+
+
+def assemble_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
+    """Samples are read, stores checked, the model is made, on the CPU.
+
+    Raises:
+        PluginUnavailableError: a library of the language model is missing; nothing was read yet.
         WsiprepError: a sample, store, recipe, language model or folder that cannot be used.
     """
     named = load_recipe(cfg.recipe)
     recipe = section(named, command, AssistantRecipe, cfg.set)
-    start = read_start(cfg.start) if cfg.start is not None else None
     parts = with_llm(recipe.model, cfg.llm)
+    check_assistant_libraries(parts)
+    start = read_start(cfg.start) if cfg.start is not None else None
     parts = start.parts(parts) if start is not None else parts
     device = resolve_device(cfg.device)
     check_launcher(cfg.precision, device.type, sharded=cfg.shard)
@@ -258,10 +294,6 @@ def prepare_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
     )
     if start is not None:  # now, so that what learns goes on from float32 weights unrounded
         start.fill(model)
-    if cfg.shard:
-        shard(model.get_submodule("language"), processes)
-    model.to(processes.device)
-    processes.share([model])
     decides = {
         "command": command, "recipe": recipe.canonical(), "parts": parts.canonical(),
         "language": model.language.fingerprint(), "seed": cfg.seed,
@@ -272,7 +304,7 @@ def prepare_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
     }  # fmt: skip
     plan = RunPlan(cfg.output, cfg.seed, cfg.validate_every, cfg.resume, decides, cfg.tensorboard,
                    samples=accounts(cases, held))  # fmt: skip
-    return Prepared(learner, cases, recipe, plan, processes)
+    return Prepared(learner, cases, recipe, plan, processes, cfg.shard)
 
 
 def train_assistant(
@@ -284,52 +316,13 @@ def train_assistant(
     """Train an assistant; `on_note` is told before which samples are left out.
 
     Raises:
+        DeviceError: memory ran out.
         WsiprepError: see `prepare_assistant` and `loop.train`.
     """
-    made = prepare_assistant(cfg, command)
-    return train(
-        made.learner,
-        made.cases,
-        made.recipe.optimisation,
-        made.plan,
-        made.processes,
-        on_step,
-        on_note,
-    )
-
-
-def rehearse_assistant(cfg: AssistantTraining, command: Command) -> dict[str, str]:
-    """Facts of `--dry-run`, in words, by name; nothing is written.
-
-    Raises:
-        WsiprepError: as the training itself.
-    """
-    made = prepare_assistant(cfg, command)
-    learner, how = made.learner, made.recipe.optimisation
-    batch = next(iter(batches(made.cases, how.batch_size, 1, 1)))
-    size = min(how.batch_size, len(made.cases))
-    with torch.no_grad():
-        out = learner._out(batch.samples, batch.bags)
-    language = learner.model.language.fingerprint()
-    features = made.cases.fingerprint
-    facts = {
-        "recipe": f"{learner.name} ({command})",
-        "language model": str(language.get("model", language["kind"])),
-        "what learns": ", ".join(
-            f"{part} {sum(p.numel() for p in weights):,}"
-            for part, weights in learner.model.learning().items()
-        ),
-        "samples": f"{len(made.cases):,} to learn from, "
-        f"{len(learner.val) if learner.val else 0:,} to validate on",
-        "features": f"{features.encoder}, {features.dim} wide, {features.mpp:.4g} µm/px",
-        "steps": f"{how.steps or steps_of(len(made.cases), size, how.epochs):,} of {size} slides",
-        "patches of a step": f"{sum(len(bag) for bag in batch.bags):,}",
-        "tokens of a step": f"{out.read:,}, of which {int(out.tokens):,} are learned"
-        + (f"; {out.cut:,} were cut off" if out.cut else ""),
-    }
-    return {
-        **facts, **left_out_facts(made.plan), **sizes(learner.model), **rehearsed(learner, batch)
-    }  # fmt: skip
+    with room(cfg.device):
+        made = prepare_assistant(cfg, command)
+        return train(made.learner, made.cases, made.recipe.optimisation, made.plan, made.processes,
+                     on_step, on_note)  # fmt: skip
 
 
 def _samples(

@@ -28,29 +28,17 @@ from wsiprep.store.disk import check_writable, output_errors, write_whole
 from wsiprep.train.language.cases import Batch, Cases, batches, steps_of
 from wsiprep.train.language.checkpoint import Checkpoints
 from wsiprep.train.language.left_out import left_out_lines
+from wsiprep.train.language.optimiser import Rate, make_optimiser
 from wsiprep.train.language.processes import Processes
 from wsiprep.train.language.recipe import Optimisation
 from wsiprep.train.language.sharding import any_spread, own_part, own_parts, whole_again
 from wsiprep.train.language.step_log import StepLog
 
-__all__ = ["Learner", "Rate", "RunPlan", "Trained", "learning_rate", "train"]
+__all__ = ["Learner", "RunPlan", "Trained", "learning_rate", "train"]
 
 LOG, SAMPLES, STATE = "log.csv", "samples.json", "state.pt"
 SMOOTHING = 0.9
 """Share of the loss that was shown before, in the one shown."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rate:
-    """Parameters and how fast they learn.
-
-    Attributes:
-        parameters: By name.
-        factor: Times the learning rate.
-    """
-
-    parameters: Mapping[str, nn.Parameter]
-    factor: float = 1.0
 
 
 class Learner(Protocol):
@@ -159,7 +147,7 @@ def train(
     steps = optimisation.steps or steps_of(
         len(cases), min(optimisation.batch_size, len(cases)), optimisation.epochs
     )
-    optimiser = _optimiser(learner.rates(), optimisation)
+    optimiser = make_optimiser(learner.rates(), optimisation)
     learned = [p for group in optimiser.param_groups for p in group["params"]]
     run = _Run(learner, optimiser, plan, processes, digest({**plan.decides, "steps": steps}))
     first = run.begin()
@@ -218,28 +206,6 @@ def learning_rate(cfg: Optimisation, step: int, steps: int) -> float:
     done = (step - 1 - warm) / max(1, steps - warm)
     low = min(cfg.final_rate, cfg.learning_rate)
     return low + (cfg.learning_rate - low) * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _optimiser(rates: list[Rate], cfg: Optimisation) -> torch.optim.Optimizer:
-    groups: list[dict[str, Any]] = []
-    for rate in rates:
-        if not rate.factor:
-            continue
-        for decays in (True, False):
-            some = [p for n, p in rate.parameters.items() if _decays(n, p) is decays]
-            if some:
-                decay = cfg.weight_decay if decays else 0.0
-                groups.append({"params": some, "weight_decay": decay, "factor": rate.factor})
-    if not groups:
-        raise ConfigError("nothing is left to learn: all rates are 0.")
-    return torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=(0.9, 0.98))
-
-
-def _decays(name: str, parameter: nn.Parameter) -> bool:
-    """Matrices decay; biases, norms, scales, queries, latents and embeddings do not."""
-    last = name.rsplit(".", 2)
-    words = {"queries", "latents", "token", "position", "word", "embedding", "embeddings"}
-    return parameter.ndim > 1 and not words & set(last)
 
 
 class _Run:
