@@ -411,7 +411,8 @@ def test_what_is_left_out_is_told_and_kept(cohort: LanguageTraining) -> None:
     }
     assert kept["learn"]["n"] == 5
     assert kept["learn"]["left_out"]["empty"]["samples"] == {"blank": ["blank"]}
-    facts = rehearse_align(given)
+    facts: dict[str, str] = {}
+    rehearse_align(given, facts.__setitem__)
     assert facts["samples"] == "5 to learn from, 1 to validate on"
     assert "gone; 1 samples" in facts["left out"]
     # It is the training that the samples which are left would have had.
