@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from wsiprep.core.errors import ConfigError
 from wsiprep.core.types import Size
 from wsiprep.store.read import FeatureStore
 from wsiprep.synth.captions import NAMES
@@ -50,6 +52,12 @@ def test_no_test_slide_is_learned_from(made):
     }
     assert {one.split for one in samples} == {"train", "test"}
     assert {one.split for one in read_manifest(made.captions)} == {"train", "test"}
+
+
+def test_a_folder_keeps_to_its_cohort(made):
+    other = DemoFolder(made.output, dataclasses.replace(made.cohort, seed=1))
+    with pytest.raises(ConfigError, match="holds another cohort"):
+        make_stores(other)
 
 
 def test_all_of_it_runs_and_goes_on_where_it_was(made):

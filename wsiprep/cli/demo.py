@@ -29,10 +29,14 @@ def command(
             "measure it on slides it has not seen: some ten minutes.",
         ),
     ] = False,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, help="With --language: of the cohort. Another seed, other slides."),
+    ] = 0,
 ) -> None:
     """Run everything once, with the embedded encoder: no hub, no account, no GPU."""
     if language:
-        _language(slide, output)
+        _language(slide, output, seed)
         return
     from wsiprep.cli._console import stdout
     from wsiprep.cli._finish import finish
@@ -55,11 +59,12 @@ def command(
     finish(work, json_=False, log=str(output / "run.jsonl"), then=say_where)
 
 
-def _language(slide: Path | None, output: Path) -> None:
+def _language(slide: Path | None, output: Path, seed: int) -> None:
     from wsiprep.cli._console import stderr
     from wsiprep.cli._progress import show_progress
     from wsiprep.cli._steps import show_steps
     from wsiprep.core.errors import ConfigError
+    from wsiprep.synth.cohort import Cohort
     from wsiprep.tasks.demo_cohort import DemoFolder, make_stores, write_texts
     from wsiprep.tasks.demo_language import judge_demo, train_demo_align, train_demo_assistant
 
@@ -68,7 +73,7 @@ def _language(slide: Path | None, output: Path) -> None:
             "--language makes its own slides, whose tissue is known.",
             hint="Leave the slide out, or --language.",
         )
-    demo = DemoFolder(output)
+    demo = DemoFolder(output, Cohort(seed))
 
     def begin(what: str) -> None:
         stderr().rule(what)

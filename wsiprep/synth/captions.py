@@ -88,22 +88,22 @@ def wording_of(kinds: Sequence[Kind], rng: np.random.Generator) -> str:
 
 
 def questions_on(kinds: Sequence[Kind], rng: np.random.Generator) -> tuple[Question, ...]:
-    """On the main kind, on the lesser ones, and on the presence of two, one there and one not.
+    """On the main kind, the lesser ones, the presence of each, and of as many that are absent.
 
     Args:
         kinds: Of a slide, the main one first; at most three.
         rng: Chooses what is asked for and is not there.
     """
     absent = [name for name in KINDS if name not in kinds]
-    there = kinds[int(rng.integers(len(kinds)))]
-    missing = absent[int(rng.integers(len(absent)))]
+    missing = [absent[i] for i in rng.permutation(len(absent))[: len(kinds)]]
     lesser = " and ".join(NAMES[name] for name in sorted(kinds[1:], key=KINDS.index))
     return (
         Question("main kind", MAIN_QUESTION, NAMES[kinds[0]]),
         Question("lesser kinds", "What do smaller areas show?", lesser or "stroma alone"),
         *(
             Question("presence", f"Does the section show {NAMES[name]}?", answer)
-            for name, answer in ((there, "yes"), (missing, "no"))
+            for some, answer in ((kinds, "yes"), (missing, "no"))
+            for name in some
         ),
     )
 

@@ -13,7 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from wsiprep.core.cores import available_cores
-from wsiprep.core.errors import Interrupted, SlideError
+from wsiprep.core.errors import ConfigError, Interrupted, SlideError
 from wsiprep.core.report import Event, OnEvent, SlideOutcome
 from wsiprep.store.disk import check_writable, output_errors, write_whole
 from wsiprep.store.read import FeatureStore
@@ -107,11 +107,13 @@ def make_stores(demo: DemoFolder, on_event: OnEvent = lambda _: None) -> None:
     """Paint the slides that are not there, and run segment and embed on their pixels.
 
     Raises:
+        ConfigError: the folder holds another cohort.
         SlideError: a slide could not be prepared.
         EnvironmentProblem: the folder cannot be written, or the encoder not be had.
         Interrupted: a stop was asked for.
     """
     check_writable(demo.output)
+    _check_cohort(demo)
     folder = demo.output / "slides"
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -137,6 +139,18 @@ def make_stores(demo: DemoFolder, on_event: OnEvent = lambda _: None) -> None:
     for row in report.rows:
         if row.status in ("failed", "empty"):
             raise SlideError(row.reason, slide=row.slide, stage=row.stage, hint=row.remedy or None)
+
+
+def _check_cohort(demo: DemoFolder) -> None:
+    """Slides are known by their names, which those of another cohort have too."""
+    path, own = demo.output / "cohort.txt", f"{demo.cohort}\n"
+    there = path.read_text(encoding="utf-8") if path.is_file() else own
+    if there != own:
+        raise ConfigError(
+            f"{demo.output} holds another cohort: {there.strip()}.",
+            hint="Give another folder with --output, or the seed of that cohort.",
+        )
+    write_whole(path, own.encode())
 
 
 def write_texts(demo: DemoFolder) -> None:
