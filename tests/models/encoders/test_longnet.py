@@ -1,9 +1,9 @@
 """Dilated attention against dense masks; positions against the table; order.
 
-The published code needs a GPU kernel, so there are no numbers of it here. In its place stands
-`dense`, written from the paper's definition and sharing no code with what it judges: full L x L
+`dense` is written from the paper's definition and shares no code with what it judges: full L x L
 masks, one head and one pair at a time, merged by the logarithms of the sums, in both modes of
-padding. It does not show that published weights load and give the published vectors.
+padding. Numbers of the published code are in `published_dilated`. Neither shows that published
+weights load and give the published vectors.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.models.encoders import published_dilated
 from wsiprep.models import Bag, pack
 from wsiprep.models.encoders import longnet
 from wsiprep.models.encoders._dilated import ABSENT, Dilation, dilated_attention
@@ -76,6 +77,22 @@ def test_equals_dense_masks(length, heads, pairs, pad_mode):
         strict=True,
     ):
         torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "case", published_dilated.CASES, ids=lambda case: published_dilated.key(*case)
+)
+def test_reference_mode_equals_the_published_code(case):
+    name, heads, length = case
+    starts = torch.tensor([0, length])
+    pairs = published_dilated.PAIRS[name]
+    found = dilated_attention(
+        *published_dilated.inputs(*case),
+        [Dilation(starts, w, r, heads, "reference") for w, r in pairs],
+    )
+    with np.load(published_dilated.FILE) as file:
+        wanted = torch.from_numpy(file[published_dilated.key(*case)])
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_the_modes_differ_where_segments_are_filled_up():
