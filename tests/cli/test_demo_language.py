@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ALL_OF_IT_S = 3600
-"""On two busy cores; some ten minutes on free ones."""
+"""On two busy cores; some six minutes on free ones."""
 
 
 def wsiprep(*args: object) -> subprocess.CompletedProcess[str]:

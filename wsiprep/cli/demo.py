@@ -26,7 +26,7 @@ def command(
         typer.Option(
             "--language",
             help="Make a cohort of synthetic slides, train a slide-language model on it, and "
-            "measure it on slides it has not seen: some ten minutes.",
+            "measure it on slides it has not seen: some six minutes.",
         ),
     ] = False,
     seed: Annotated[
