@@ -256,7 +256,7 @@ def read_regions(cases: Cases, way: int, epoch: int) -> Bag:
         return cases.bag(0, epoch)
     whole = cases.patches(0)
     whole = whole.take(torch.arange(len(whole.cell)))
-    return sample(whole, cases.sampling, seed=cases.seed, epoch=epoch, slide_id="s")
+    return sample(whole, cases.sampling, seed=cases.seed, epoch=epoch, slide_id=cases.names[0])
 
 
 def region_step(folder: str, regions: int, way: int) -> int:
