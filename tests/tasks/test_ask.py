@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,18 @@ def test_a_case_is_asked_about_as_one(world: Path) -> None:
     with pytest.raises(ConfigError, match="there are 2 slides"):
         open_chat(asking(world, "s1", "s5"))
     assert open_chat(asking(world, "s1", "s5", together=True)).case == "s1 + s5"
+
+
+def test_of_a_case_one_slide_with_tissue_is_enough(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "stores" / "s1.zarr", tmp_path / "s1.zarr")
+    write_store(tmp_path, "blank", cells=np.empty((0, 2), int), vectors=np.empty((0, DIM)))
+    given = {"model": world / "model", "device": "cpu", "question": (QUESTION,)}
+    both = (str(tmp_path / "s1.zarr"), str(tmp_path / "blank.zarr"))
+    (row,) = ask(AskConfig.of(slides=both, together=True, **given)).report["slides"]
+    assert (row["patches"], row["answers"][0]["answer"]) == (6, "The lung.")
+    done = ask(AskConfig.of(slides=both[1:], **given))
+    assert done.exit_code == 1
+    assert "no patch with features" in done.rows[0].reason
 
 
 def test_captions(world: Path, tmp_path: Path) -> None:

@@ -58,6 +58,12 @@ def test_a_folder_keeps_to_its_cohort(made):
     other = DemoFolder(made.output, dataclasses.replace(made.cohort, seed=1))
     with pytest.raises(ConfigError, match="holds another cohort"):
         make_stores(other)
+    named = made.output / "cohort.txt"
+    kept = named.read_bytes()
+    named.unlink()
+    with pytest.raises(ConfigError, match="not said which"):
+        make_stores(made)
+    named.write_bytes(kept)
 
 
 def test_all_of_it_runs_and_goes_on_where_it_was(made):

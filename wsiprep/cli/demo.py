@@ -30,14 +30,18 @@ def command(
         ),
     ] = False,
     seed: Annotated[
-        int,
-        typer.Option(min=0, help="With --language: of the cohort. Another seed, other slides."),
-    ] = 0,
+        int | None,
+        typer.Option(min=0, help="With --language: of the cohort, 0 if not given."),
+    ] = None,
 ) -> None:
     """Run everything once, with the embedded encoder: no hub, no account, no GPU."""
     if language:
-        _language(slide, output, seed)
+        _language(slide, output, seed or 0)
         return
+    if seed is not None:
+        from wsiprep.core.errors import ConfigError
+
+        raise ConfigError("--seed is of the cohort of --language.", hint="Add --language.")
     from wsiprep.cli._console import stdout
     from wsiprep.cli._finish import finish
     from wsiprep.core.report import OnEvent, RunReport

@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 
 EPILOG = (
-    "Exit codes: 0 done; 1 a slide or store that cannot be used (nothing was trained); 2 usage; "
+    "Exit codes: 0 done; 1 a slide or store that cannot be used; 2 usage; "
     "3 environment; 130 interrupted (go on with --resume)."
 )
 

@@ -17,14 +17,12 @@ from wsiprep.models.language.templates import Turn
 from wsiprep.models.sampling import SHOWN_SEED, Sampling, sample
 from wsiprep.tasks.ask_config import AnsweringConfig, AssistantChoice
 from wsiprep.tasks.asked_model import model_sha256
-from wsiprep.tasks.embedded import EmbeddedSlide, open_features
+from wsiprep.tasks.embedded import EmbeddedSlide, matching_features, no_patches
 from wsiprep.train.language.assistant_checkpoint import AssistantCheckpoint, load_assistant
 from wsiprep.train.language.bags import CasePatches
 from wsiprep.train.language.stores import case_name
 
 __all__ = ["AskedAssistant", "CaseView", "Likely", "load_asked"]
-
-"""Of the draw where patches are drawn: the same patches every time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,12 +93,15 @@ class AskedAssistant:
 
         Raises:
             StoreMismatchError: features were not made as the model's.
-            SlideError: there are none.
+            SlideError: not one of them has a patch with features.
             StoreCorruptError: they are damaged.
         """
-        opened = [open_features(slide, self.checkpoint.features)[0] for slide in slides]
+        expect = self.checkpoint.features
+        opened = [matching_features(slide.store, expect)[0] for slide in slides]
         keys = tuple(str(one.features.attributes["key"]) for one in opened)
         name = case_name(one.store for one in slides)
+        if not any(map(len, opened)):
+            raise no_patches(name)
         bag = sample(CasePatches(opened), self.sampling, seed=SHOWN_SEED, epoch=0, slide_id=name)
         return CaseView(self.look(bag), len(bag), keys)
 

@@ -21,8 +21,6 @@ from wsiprep.train.language.checkpoint import AlignedCheckpoint, load_aligned
 
 __all__ = ["AskedModel", "SlideView", "load_model", "model_sha256"]
 
-"""Of the draw where `max_patches` leaves some out: the same patches every time."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SlideView:

@@ -144,7 +144,10 @@ def make_stores(demo: DemoFolder, on_event: OnEvent = lambda _: None) -> None:
 def _check_cohort(demo: DemoFolder) -> None:
     """Slides are known by their names, which those of another cohort have too."""
     path, own = demo.output / "cohort.txt", f"{demo.cohort}\n"
-    there = path.read_text(encoding="utf-8") if path.is_file() else own
+    if path.is_file():
+        there = path.read_text(encoding="utf-8")
+    else:
+        there = "one of which it is not said which" if (demo.output / "slides").is_dir() else own
     if there != own:
         raise ConfigError(
             f"{demo.output} holds another cohort: {there.strip()}.",

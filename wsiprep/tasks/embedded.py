@@ -135,10 +135,15 @@ def open_features(slide: EmbeddedSlide, expect: Fingerprint) -> tuple[SlideFeatu
     """
     features, grid, encoder = matching_features(slide.store, expect)
     if not len(features):
-        raise SlideError(
-            "there is no patch with features.", slide=slide.id, stage="grid", hint=NO_TISSUE_REMEDY
-        )
+        raise no_patches(slide.id)
     return features, grid, encoder
+
+
+def no_patches(slide: str) -> SlideError:
+    """What is raised of a slide or case that there is nothing to be seen of."""
+    return SlideError(
+        "there is no patch with features.", slide=slide, stage="grid", hint=NO_TISSUE_REMEDY
+    )
 
 
 def visit(

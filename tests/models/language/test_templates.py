@@ -138,6 +138,22 @@ def test_a_question_is_asked_as_the_template_asks_it(template: str, exchanges: i
         assert text.startswith(own)
 
 
+def test_a_template_of_one_exchange_asks_too() -> None:
+    raw = make_tokenizer(False)
+    raw.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n"
+        "{% if loop.last and m.role == 'assistant' %}</s>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    tokenizer = HfTokenizer(raw)
+    asked = encode_prompt([Turn("user", "Q?")], tokenizer, "chat")
+    assert told(tokenizer, asked.ids.tolist()).endswith("assistant: ")
+    assert tokenizer.encode_markup("</s>")[0] in asked.stop_ids
+    turns = [Turn("user", "Q?"), Turn("assistant", "A."), Turn("user", "Q?")]
+    with pytest.raises(ConfigError, match="no special token"):
+        encode_prompt(turns, tokenizer, "chat")
+
+
 def test_the_templates_here_do_write_earlier_answers_otherwise() -> None:
     messages = [
         {"role": "user", "content": "Q0?"}, {"role": "assistant", "content": "A0."},

@@ -325,6 +325,23 @@ def test_from_stores_to_a_checkpoint(cohort: LanguageTraining) -> None:
         train_align(cohort.model_copy(update={"resume": True, "seed": 2}))
 
 
+def test_resume_refuses_stores_that_came_since(tmp_path: Path, cohort: LanguageTraining) -> None:
+    samples = read_manifest(cohort.data)
+    case = replace(samples[0], id="case", slides=("TCGA-AA-0001",))
+    write_manifest(cohort.data, [case, *samples[1:]])
+    for number in (1, 2):
+        write_store(
+            tmp_path / "stores", f"TCGA-AA-0001-01Z-00-DX{number}", number=number,
+            cells=WORLD.train(1)[0].cell, spec=SPEC, vectors=WORLD.train(1)[0].features,
+            dtype="float32",
+        )  # fmt: skip
+        if number == 1:
+            train_align(cohort)
+            train_align(cohort.model_copy(update={"resume": True}))
+    with pytest.raises(ConfigError, match="other settings or samples"):
+        train_align(cohort.model_copy(update={"resume": True}))
+
+
 def test_dry_run_writes_nothing(cohort: LanguageTraining) -> None:
     facts: dict[str, str] = {}
     rehearse_align(cohort, facts.__setitem__)

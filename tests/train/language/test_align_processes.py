@@ -23,6 +23,7 @@ from tests.train.language.aligned import (
     recipe_of,
 )
 from wsiprep.train.language.cases import batches
+from wsiprep.train.language.left_out import LeftOut
 from wsiprep.train.language.loop import RunPlan, train
 from wsiprep.train.language.processes import Processes, join_processes
 
@@ -54,11 +55,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "optimisation": {"micro_batch": 3},
     },
 }  # fmt: skip
+UNLIKE = "unlike"
+"""The second process leaves a sample out."""
 
 
 def learn(name: str, out: Path, processes: Processes) -> None:
     """A step's gradient, and a run of two steps, into a folder."""
-    recipe = recipe_of(**RECIPES[name])
+    recipe = recipe_of(**RECIPES.get(name, {}))
     optimisation = recipe.optimisation.model_copy(update={"steps": 2})
     cases = cases_of(WORLD.train(12))
     learner = learner_of(recipe, cases, processes=processes)
@@ -66,7 +69,9 @@ def learn(name: str, out: Path, processes: Processes) -> None:
     learner.backward(next(iter(own)))
     found = {n: p.grad.clone() for n, p in learner.model.named_parameters() if p.grad is not None}
     learner.model.zero_grad()
-    train(learner, cases, optimisation, RunPlan(out, 1, 2), processes)
+    seen = LeftOut(empty={"x": ("x",)} if name == UNLIKE and not processes.main else {})
+    samples = {"learn": {"n": 12, "left_out": seen.canonical()}}
+    train(learner, cases, optimisation, RunPlan(out, 1, 2, samples=samples), processes)
     if processes.main:
         torch.save(found, out / "gradients.pt")
 
@@ -76,24 +81,31 @@ def rows_of(out: Path) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
-def test_two_processes_learn_as_one(name: str, tmp_path: Path) -> None:
+def started(name: str, out: Path) -> list[subprocess.Popen[bytes]]:
+    """Two processes that learn together."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1",
            "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}  # fmt: skip
     command = [sys.executable, "-m", "tests.train.language.test_align_processes",
-               name, str(tmp_path / "two")]  # fmt: skip
+               name, str(out)]  # fmt: skip
     ranks = [{**env, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    started = [subprocess.Popen(command, env=rank, cwd=ROOT) for rank in ranks]
+    return [subprocess.Popen(command, env=rank, cwd=ROOT, stderr=subprocess.PIPE) for rank in ranks]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_processes_learn_as_one(name: str, tmp_path: Path) -> None:
+    together = started(name, tmp_path / "two")
     try:
         learn(name, tmp_path / "one", HERE)
-        assert [process.wait(120) for process in started] == [0, 0]
+        told = [process.communicate(timeout=120)[1] for process in together]
+        assert [process.returncode for process in together] == [0, 0], told
     finally:
-        for process in started:
+        for process in together:
             process.kill()
+            process.communicate()
     one, two = (
         torch.load(tmp_path / n / "gradients.pt", weights_only=True) for n in ("one", "two")
     )
@@ -104,6 +116,19 @@ def test_two_processes_learn_as_one(name: str, tmp_path: Path) -> None:
     for row, other in zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "two"), strict=True):
         assert row.pop("tokens") == 2 * other.pop("tokens")  # these are of one process
         assert row == pytest.approx(other, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_processes_that_see_other_samples_are_refused(tmp_path: Path) -> None:
+    together = started(UNLIKE, tmp_path / "two")
+    try:
+        for process in together:
+            assert b"the processes of this training differ" in process.communicate(timeout=120)[1]
+            assert process.returncode == 1
+    finally:
+        for process in together:
+            process.kill()
+            process.communicate()
 
 
 if __name__ == "__main__":

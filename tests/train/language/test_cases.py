@@ -105,7 +105,7 @@ def test_a_slide_without_tissue_is_left_out_wherever_it_stands(tmp_path, order):
 
 def test_where_no_slide_has_tissue_there_is_nothing_to_learn_from(tmp_path):
     write_blank(tmp_path, "blank")
-    with pytest.raises(SlideError, match="no patch with features: no sample is left of 1"):
+    with pytest.raises(SlideError, match="no patch with features: no sample is left of the 1"):
         Cases.of_stores(said_of("blank"), tmp_path, Sampling())
 
 
@@ -123,7 +123,7 @@ def test_what_is_missing_in_any_split_is_told_at_once(tmp_path):
     assert learn.account()["left_out"]["missing"] == {
         "n": 2, "samples": {"q-gone": ["gone"], "q-bare": ["bare"]}
     }  # fmt: skip
-    with pytest.raises(MissingStageError, match="no sample is left of 1"):
+    with pytest.raises(MissingStageError, match="no sample is left of the 1"):
         Cases.of_splits([said_of("a"), said_of("lost")], tmp_path, Sampling(), skip_missing=True)
     with pytest.raises(ManifestError, match="there is no sample"):
         Cases.of_splits([said_of("a"), []], tmp_path, Sampling())

@@ -146,7 +146,7 @@ def test_what_can_be_computed_is_told_where_memory_runs_out(
     done = CliRunner().invoke(app, ["train", "instruct", *flags])
     assert done.exit_code == 3
     assert re.search(r"^optimiser +[\d.]+ MiB", done.stdout, re.M)
-    assert "does not fit into the memory of the device (cpu)" in done.output
+    assert "does not fit into the memory of the device (--device cpu)" in done.output
 
 
 def test_a_training_that_does_not_fit_is_a_typed_error(

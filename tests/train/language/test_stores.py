@@ -44,7 +44,8 @@ def test_case_decides_where_names_differ_in_nothing_else(folder):
     stores = StoreFolder(folder)
     assert stores.find("SLIDE") == (folder / "SLIDE.zarr",)
     assert stores.find("slide") == (folder / "slide.zarr",)
-    assert stores.find("Slide") == ()
+    with pytest.raises(ManifestError, match=r"'Slide' could be SLIDE\.zarr or slide\.zarr"):
+        stores.find("Slide")
 
 
 def test_a_folder_is_needed(folder):

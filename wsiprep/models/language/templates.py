@@ -267,9 +267,14 @@ def _between(
 
 
 def _ends_of_answers(tokenizer: ChatTokenizer) -> list[int]:
-    """Tokens that end answers, the last and earlier ones, seen on a conversation of its own."""
-    _, ends = _chat([Turn("user", "q"), Turn("assistant", "a")] * 2, tokenizer, False)
-    return list(ends)
+    """Tokens that end answers, the last and earlier ones, seen on conversations of its own."""
+    exchange = [Turn("user", "q"), Turn("assistant", "a")]
+    _, last = _chat(exchange, tokenizer, False)
+    try:
+        _, earlier = _chat(exchange * 2, tokenizer, False)
+    except ConfigError:  # A template of one exchange; longer talks are refused where they occur.
+        earlier = ()
+    return [*last, *earlier]
 
 
 def _answer(text: str, end: int) -> list[Piece]:

@@ -34,7 +34,7 @@ from wsiprep.train.language.config import LanguageTraining
 from wsiprep.train.language.launcher import check_launcher
 from wsiprep.train.language.libraries import check_align_libraries
 from wsiprep.train.language.loop import RunPlan, Trained, train
-from wsiprep.train.language.manifest import Sample, data_sha256, read_manifest
+from wsiprep.train.language.manifest import Sample, read_manifest
 from wsiprep.train.language.memory import room
 from wsiprep.train.language.optimiser import Rate
 from wsiprep.train.language.processes import Processes, join_processes
@@ -44,6 +44,9 @@ from wsiprep.train.language.splits import check_apart
 __all__ = ["AlignLearner", "assemble_align", "caption_of", "prepare_align", "train_align"]
 
 VALIDATE_AT_ONCE: Final = 16
+
+REMEDY = ", or train fewer weights (options of model.texts: tuning lora)"
+"""Where memory runs out."""
 
 
 def caption_of(sample: Sample) -> str:
@@ -264,7 +267,7 @@ def assemble_align(cfg: LanguageTraining) -> Prepared:
         model.start_from_bert(bert.state)
     learner = AlignLearner(model, recipe, cases, held, processes, seed=cfg.seed, name=named.name)
     decides = {
-        "recipe": recipe.canonical(), "seed": cfg.seed, "data": data_sha256(cases.samples),
+        "recipe": recipe.canonical(), "seed": cfg.seed, "data": cases.identity(),
         "precision": cfg.precision, "features": cases.fingerprint.canonical(),
         "world": processes.world,
     }  # fmt: skip
@@ -282,7 +285,7 @@ def train_align(
         DeviceError: memory ran out.
         WsiprepError: see `prepare_align` and `loop.train`.
     """
-    with room(cfg.device):
+    with room(cfg.device, REMEDY):
         made = prepare_align(cfg)
         return train(made.learner, made.cases, made.recipe.optimisation, made.plan, made.processes,
                      on_step, on_note)  # fmt: skip

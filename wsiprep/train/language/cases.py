@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import torch
 
+from wsiprep.core.config import digest
 from wsiprep.core.errors import ManifestError
 from wsiprep.models.bags import Bag
 from wsiprep.models.sampling import Patches, Sampling, generator_for, sample
@@ -23,7 +24,7 @@ from wsiprep.train.language.bags import CasePatches, SlideFeatures, check_alike
 from wsiprep.train.language.config import LanguageTraining
 from wsiprep.train.language.fingerprint import Fingerprint
 from wsiprep.train.language.left_out import LeftOut, check_left_out, place
-from wsiprep.train.language.manifest import Sample
+from wsiprep.train.language.manifest import Sample, data_sha256
 from wsiprep.train.language.stores import StoreFolder, case_name
 
 __all__ = ["Batch", "Cases", "accounts", "batches", "steps_of", "training_cases"]
@@ -168,6 +169,10 @@ class Cases:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def identity(self) -> str:
+        """Tells these samples, and the stores that their patches come from, from others."""
+        return digest({"samples": data_sha256(self.samples), "stores": list(self.names)})
 
     def account(self) -> dict[str, Any]:
         """How many samples there are, and which were left out: plain JSON types."""

@@ -36,7 +36,7 @@ from wsiprep.train.language.instruct_config import AssistantRecipe
 from wsiprep.train.language.launcher import check_launcher
 from wsiprep.train.language.libraries import check_assistant_libraries
 from wsiprep.train.language.loop import RunPlan, Trained, train
-from wsiprep.train.language.manifest import Sample, data_sha256, read_manifest
+from wsiprep.train.language.manifest import Sample, read_manifest
 from wsiprep.train.language.master import hold_in_float32
 from wsiprep.train.language.memory import room
 from wsiprep.train.language.optimiser import Rate
@@ -60,6 +60,9 @@ __all__ = [
 
 VALIDATE_AT_ONCE: Final = 8
 DRAWN: Final = "samples of validation"
+
+REMEDY = ", train fewer weights (tuning: lora), or spread the language model with --shard"
+"""Where memory runs out."""
 
 
 class InstructLearner:
@@ -297,7 +300,7 @@ def assemble_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
     decides = {
         "command": command, "recipe": recipe.canonical(), "parts": parts.canonical(),
         "language": model.language.fingerprint(), "seed": cfg.seed,
-        "data": data_sha256(cases.samples),
+        "data": cases.identity(),
         "start": start.identity if start is not None else None,
         "precision": cfg.precision, "features": cases.fingerprint.canonical(),
         "world": processes.world, "shard": cfg.shard,
@@ -319,7 +322,7 @@ def train_assistant(
         DeviceError: memory ran out.
         WsiprepError: see `prepare_assistant` and `loop.train`.
     """
-    with room(cfg.device):
+    with room(cfg.device, REMEDY):
         made = prepare_assistant(cfg, command)
         return train(made.learner, made.cases, made.recipe.optimisation, made.plan, made.processes,
                      on_step, on_note)  # fmt: skip

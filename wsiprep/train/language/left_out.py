@@ -108,7 +108,7 @@ def check_left_out(*parts: LeftOut, stores: Path, skip_missing: bool) -> None:
     """Refuse to go on where samples are missing that may not be, or where none is left.
 
     Args:
-        parts: What was left out of each set of samples that is needed.
+        parts: What was left out of the samples; or of those to learn from, and to validate on.
         stores: Folder of the stores.
         skip_missing: Whether samples may be missing.
 
@@ -129,15 +129,15 @@ def check_left_out(*parts: LeftOut, stores: Path, skip_missing: bool) -> None:
             hint="Make them by `wsiprep run`, give another folder with --stores, or leave such "
             "samples out with --skip-missing.",
         )
-    for part in parts:
+    roles = ("", "") if len(parts) == 1 else (" to learn from", " to validate on")
+    for part, role in zip(parts, roles, strict=False):
         if part.of and len(part) == part.of:
-            said = "; ".join(_words(part.canonical()))
+            none = f"no sample is left of the {part.of:,}{role}: "
+            none += "; ".join(_words(part.canonical()))
             if part.missing:
-                raise MissingStageError(
-                    f"no sample is left of {part.of:,}: {said}.", stage="store", hint=part.reason
-                )
+                raise MissingStageError(f"{none}.", stage="store", hint=part.reason)
             raise SlideError(
-                f"there is no patch with features: no sample is left of {part.of:,}: {said}.",
+                f"there is no patch with features: {none}.",
                 stage="grid",
                 hint=NO_TISSUE_REMEDY,
             )

@@ -140,8 +140,8 @@ def train(
     `on_note` is told on the main process which samples are left out, before the first step.
 
     Raises:
-        ConfigError: `resume` without a state or with other settings; the loss is not finite;
-            nothing learns.
+        ConfigError: `resume` without a state or with other settings; processes differ in settings
+            or in the stores that they see; the loss is not finite; nothing learns.
         OutputError: the output folder cannot be written, or the state not be read.
     """
     steps = optimisation.steps or steps_of(
@@ -149,7 +149,13 @@ def train(
     )
     optimiser = make_optimiser(learner.rates(), optimisation)
     learned = [p for group in optimiser.param_groups for p in group["params"]]
-    run = _Run(learner, optimiser, plan, processes, digest({**plan.decides, "steps": steps}))
+    settings = digest({**plan.decides, "steps": steps})
+    if not processes.agree(digest({"settings": settings, "samples": dict(plan.samples)})):
+        raise ConfigError(
+            "the processes of this training differ in their settings, or in the stores they see.",
+            hint="Give all the same command, and --stores that every node sees alike.",
+        )
+    run = _Run(learner, optimiser, plan, processes, settings)
     first = run.begin()
     for note in plan.notes() if processes.main else ():
         on_note(note)

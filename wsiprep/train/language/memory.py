@@ -119,11 +119,12 @@ def peak_mib(device: torch.device) -> float:
 
 
 @contextmanager
-def room(device: str) -> Iterator[None]:
+def room(device: str, remedy: str) -> Iterator[None]:
     """Within it, too little memory is an error that says what to do.
 
     Args:
         device: As the user named it.
+        remedy: What to do beside making a step smaller.
 
     Raises:
         DeviceError: memory ran out.
@@ -134,10 +135,9 @@ def room(device: str) -> Iterator[None]:
         if not is_no_memory(err):
             raise
         raise DeviceError(
-            f"this training does not fit into the memory of the device ({device}).",
-            hint="Lower optimisation.micro_batch or sampling.patches by --set, train fewer weights "
-            "(tuning: lora), or spread the language model with --shard. --dry-run prints what "
-            "takes how much.",
+            f"this training does not fit into the memory of the device (--device {device}).",
+            hint="Lower optimisation.micro_batch or sampling.patches by --set"
+            f"{remedy}. --dry-run prints what takes how much.",
         ) from err
 
 

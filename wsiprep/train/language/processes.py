@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Literal
 
 import torch
@@ -116,6 +117,11 @@ class Processes:
         found = torch.tensor(value, device=self.device)
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
+
+    def agree(self, said: str) -> bool:
+        """Whether all processes say the same; the answer is the same on all."""
+        number = int.from_bytes(sha256(said.encode()).digest()[:7], "big")
+        return self.most(number) == -self.most(-number)
 
     def mean(self, value: Tensor) -> Tensor:
         """Mean over processes of a scalar."""

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from wsiprep.core.malloc import return_large_blocks
+from wsiprep.train.language import align, instruct
 from wsiprep.train.language.align import assemble_align
 from wsiprep.train.language.assistant_config import AssistantTraining, Command
-from wsiprep.train.language.cases import Batch, batches, steps_of
+from wsiprep.train.language.cases import Batch, Cases, batches, steps_of
 from wsiprep.train.language.config import LanguageTraining
 from wsiprep.train.language.instruct import assemble_assistant
 from wsiprep.train.language.loop import Learner, RunPlan
@@ -37,10 +38,10 @@ def rehearse_align(cfg: LanguageTraining, tell: Tell) -> None:
         DeviceError: memory ran out.
         WsiprepError: as the training itself.
     """
-    with room(cfg.device):
+    with room(cfg.device, align.REMEDY):
         made = assemble_align(cfg)
         how, learner = made.recipe.optimisation, made.learner
-        batch = next(iter(batches(made.cases, how.batch_size, 1, 1)))
+        batch = _first_batch(made.cases, how.batch_size, made.processes)
         size = min(how.batch_size, len(made.cases))
         features, read = made.cases.fingerprint, sum(len(bag) for bag in batch.bags)
         held = footprint(learner.model)
@@ -71,10 +72,10 @@ def rehearse_assistant(cfg: AssistantTraining, command: Command, tell: Tell) -> 
         DeviceError: memory ran out.
         WsiprepError: as the training itself.
     """
-    with room(cfg.device):
+    with room(cfg.device, instruct.REMEDY):
         made = assemble_assistant(cfg, command)
         learner, how = made.learner, made.recipe.optimisation
-        batch = next(iter(batches(made.cases, how.batch_size, 1, 1)))
+        batch = _first_batch(made.cases, how.batch_size, made.processes)
         size = min(how.batch_size, len(made.cases))
         language = learner.model.language.fingerprint()
         features = made.cases.fingerprint
@@ -155,6 +156,11 @@ def rehearsed(
 
 def _bytes(tensor: Tensor) -> int:
     return own_part(tensor).nbytes if isinstance(tensor, torch.Tensor) else 0
+
+
+def _first_batch(cases: Cases, size: int, processes: Processes) -> Batch:
+    """What this process is shown at the first step."""
+    return next(iter(batches(cases, size, 1, 1, rank=processes.rank, world=processes.world)))
 
 
 def _left_out(plan: RunPlan) -> dict[str, str]:

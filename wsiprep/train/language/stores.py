@@ -52,7 +52,11 @@ class StoreFolder:
             self._any_case.setdefault(name.casefold(), []).append(path)
 
     def find(self, slide: str) -> tuple[Path, ...]:
-        """Stores of a slide id or of the path of a store, sorted; empty where there is none."""
+        """Stores of a slide id or of the path of a store, sorted; empty where there is none.
+
+        Raises:
+            ManifestError: by its letters it could be several.
+        """
         if slide.endswith(_SUFFIX):
             path = self.folder / slide
             return (path,) if path.is_dir() else ()
@@ -61,6 +65,11 @@ class StoreFolder:
         name = slide.casefold()
         alike = self._any_case.get(name, [])
         if alike or not _BARCODE.fullmatch(name):
-            return tuple(alike) if len(alike) == 1 else ()
+            if len(alike) > 1:
+                raise ManifestError(
+                    f"'{slide}' could be {' or '.join(path.name for path in alike)}.",
+                    hint="Name the slide as its store is named, in the same case.",
+                )
+            return tuple(alike)
         longer = (name + "-", name + ".")
         return tuple(p for stem, p in self._stores.items() if stem.casefold().startswith(longer))
