@@ -1,4 +1,4 @@
-"""A library that is missing is told before anything is read."""
+"""A library that is missing is told before a store is opened."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from wsiprep.train.language.assistant_config import AssistantTraining
 from wsiprep.train.language.instruct import prepare_assistant
 from wsiprep.train.language.instruct_config import AssistantRecipe
 from wsiprep.train.language.libraries import check_align_libraries, check_assistant_libraries
+from wsiprep.train.language.manifest import Sample, write_manifest
 from wsiprep.train.language.recipe import AlignRecipe, load_recipe, section
 
 NAMES = ("transformers", "peft", "gguf", "accelerate")
@@ -36,10 +37,17 @@ def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         monkeypatch.setitem(sys.modules, name, None)
 
 
+def only_texts(folder: Path) -> Path:
+    """A manifest of a slide that is nowhere."""
+    path = folder / "data.jsonl"
+    write_manifest(path, [Sample(id="a", slides=("no",), caption="Colon.")])
+    return path
+
+
 def nothing_there(tmp_path: Path, recipe: str, **given: object) -> AssistantTraining:
-    """A training whose samples, stores and start are not there: to read any is another error."""
+    """A training whose stores and start are not there: to open any is another error."""
     values = {
-        "data": tmp_path / "no.jsonl", "stores": tmp_path / "no", "output": tmp_path / "out",
+        "data": only_texts(tmp_path), "stores": tmp_path / "no", "output": tmp_path / "out",
         "recipe": recipe, "device": "cpu", **given,
     }  # fmt: skip
     return AssistantTraining.model_validate(values)
@@ -96,7 +104,7 @@ def test_all_that_is_missing_is_told_at_once(installed: pytest.MonkeyPatch) -> N
         check_assistant_libraries(parts("pathflip"))
 
 
-def test_nothing_is_read_before(installed: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_store_is_opened_before(installed: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cfg = nothing_there(tmp_path, "pathflip-v2", start=tmp_path / "no", llm="owner/name")
     with pytest.raises(ManifestError):
         prepare_align(cfg)
@@ -115,7 +123,7 @@ def test_by_the_command_line(
     without(installed, "transformers")
     done = CliRunner().invoke(
         app,
-        ["train", command, "--recipe", "pathflip-v2", "--data", str(tmp_path / "no.jsonl"),
+        ["train", command, "--recipe", "pathflip-v2", "--data", str(only_texts(tmp_path)),
          "--stores", str(tmp_path), "-o", str(tmp_path / "out"), *dry],
     )  # fmt: skip
     assert done.exit_code == 3

@@ -237,13 +237,12 @@ def assemble_align(cfg: LanguageTraining) -> Prepared:
     """Samples are read, stores checked, the model is made, on the CPU.
 
     Raises:
-        PluginUnavailableError: a library that the recipe needs is missing; nothing was read yet.
+        PluginUnavailableError: a library that the recipe needs is missing; no store was opened yet.
         ManifestError, ConfigError, MissingStageError, StoreMismatchError, OutputError: see the
             parts.
     """
     named = load_recipe(cfg.recipe)
     recipe = section(named, "align", AlignRecipe, cfg.set)
-    check_align_libraries(recipe.model)
     samples = read_manifest(cfg.data)
     given = samples if cfg.val is None else read_manifest(cfg.val)
     learn = [one for one in samples if one.split in ("", "train") and caption_of(one)]
@@ -255,6 +254,7 @@ def assemble_align(cfg: LanguageTraining) -> Prepared:
             hint="`wsiprep convert --split patient` divides samples.",
         )
     check_apart(samples, () if cfg.val is None else given)
+    check_align_libraries(recipe.model)
     device = resolve_device(cfg.device)
     check_launcher(cfg.precision, device.type, sharded=None)
     processes = join_processes(device, cfg.precision)

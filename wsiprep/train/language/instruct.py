@@ -272,12 +272,13 @@ def assemble_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
     """Samples are read, stores checked, the model is made, on the CPU.
 
     Raises:
-        PluginUnavailableError: a library of the language model is missing; nothing was read yet.
+        PluginUnavailableError: a library of the language model is missing; no store was opened yet.
         WsiprepError: a sample, store, recipe, language model or folder that cannot be used.
     """
     named = load_recipe(cfg.recipe)
     recipe = section(named, command, AssistantRecipe, cfg.set)
     parts = with_llm(recipe.model, cfg.llm)
+    learn, val = _samples(cfg, command, recipe)
     check_assistant_libraries(parts)
     start = read_start(cfg.start) if cfg.start is not None else None
     parts = start.parts(parts) if start is not None else parts
@@ -286,7 +287,6 @@ def assemble_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
     processes = join_processes(device, cfg.precision)
     if cfg.shard:
         check_several(processes)
-    learn, val = _samples(cfg, command, recipe)
     expect = start.features if start is not None else None
     cases, held = training_cases(cfg, recipe.sampling, learn, val, expect)
     tokenizer = _tokenizer(parts, start, cases.samples, command, recipe)

@@ -1,4 +1,4 @@
-"""Optional libraries that a training needs, asked for before anything is read.
+"""Optional libraries that a training needs, asked for before a store is opened.
 
 An aligned model may take a day, and the assistant that starts from it needs more libraries. What is
 missing is told at once, not after samples, stores and checkpoints were read.
