@@ -114,7 +114,6 @@ def test_two_processes_learn_as_one(name: str, tmp_path: Path) -> None:
     for key, gradient in one.items():
         assert torch.allclose(gradient, two[key], rtol=1e-3, atol=1e-5 * largest), key
     for row, other in zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "two"), strict=True):
-        assert row.pop("tokens") == 2 * other.pop("tokens")  # these are of one process
         assert row == pytest.approx(other, rel=1e-3)
 
 

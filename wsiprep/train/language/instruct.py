@@ -278,12 +278,12 @@ def assemble_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
     named = load_recipe(cfg.recipe)
     recipe = section(named, command, AssistantRecipe, cfg.set)
     parts = with_llm(recipe.model, cfg.llm)
+    device = resolve_device(cfg.device)
+    check_launcher(cfg.precision, device.type, sharded=cfg.shard)
     learn, val = _samples(cfg, command, recipe)
     check_assistant_libraries(parts)
     start = read_start(cfg.start) if cfg.start is not None else None
     parts = start.parts(parts) if start is not None else parts
-    device = resolve_device(cfg.device)
-    check_launcher(cfg.precision, device.type, sharded=cfg.shard)
     processes = join_processes(device, cfg.precision)
     if cfg.shard:
         check_several(processes)

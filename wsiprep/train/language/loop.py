@@ -37,6 +37,8 @@ from wsiprep.train.language.step_log import StepLog
 __all__ = ["Learner", "RunPlan", "Trained", "learning_rate", "train"]
 
 LOG, SAMPLES, STATE = "log.csv", "samples.json", "state.pt"
+COUNTS = {"tokens", "cut"}
+"""What of a step's numbers is a count: the log has its sum over processes, of others the mean."""
 SMOOTHING = 0.9
 """Share of the loss that was shown before, in the one shown."""
 
@@ -177,6 +179,7 @@ def train(
                 f"the loss is {losses['loss']} at step {batch.step}.",
                 hint="Lower optimisation.learning_rate, or set precision to fp32.",
             )
+        losses |= {name: losses[name] * processes.world for name in COUNTS & losses.keys()}
         norm = processes.clip_gradients(learned, optimisation.clip)
         optimiser.step()
         smooth = (
@@ -190,7 +193,7 @@ def train(
                 scores = learner.validate()
         seconds = max(time.perf_counter() - began, 1e-9)
         speed = (batch.step - told) * len(batch.samples) * processes.world / seconds
-        read += losses.get("tokens", 0.0) * processes.world
+        read += losses.get("tokens", 0.0)
         run.note(batch, losses, rate, float(norm), scores if validate else {})
         if validate:
             run.keep(batch.step, scores)
