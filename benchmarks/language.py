@@ -205,7 +205,7 @@ def store_cases(folder: Path, quick: bool) -> list[Case]:
     slides, drawn = (2, 64) if quick else (8, 2048)
     samples = [Sample(id=f"s{n}", slides=("slide",), caption="-") for n in range(slides)]
     sampling = Sampling(method="stratified", patches=drawn)
-    cases = Cases.of_stores(samples, folder, sampling)
+    (cases,) = Cases.of_splits([samples], folder, sampling)
     size = max(1, slides // 2)
     (first,) = batches(cases, size, 1, 1)
     ready = pack(first.bags).to("cpu", torch.float32)
@@ -248,7 +248,8 @@ def held(folder: Path) -> int:
 
 def region_source(folder: Path, regions: int) -> Cases:
     sampling = Sampling(method="regions", regions=regions)
-    return Cases.of_stores([Sample(id="s", slides=("slide",), caption="-")], folder, sampling)
+    slide = Sample(id="s", slides=("slide",), caption="-")
+    return Cases.of_splits([[slide]], folder, sampling)[0]
 
 
 def read_regions(cases: Cases, way: int, epoch: int) -> Bag:

@@ -110,34 +110,34 @@ def test_fluorescence_is_refused_in_words(segmenter):
 # -- how it is done ---------------------------------------------------------------------------
 
 
-def test_tiles_leave_no_seams(segmenter, monkeypatch):
-    image = p.glass(700, 900)
-    p.stain(image, p.ellipse((700, 900), axes=(0.4, 0.4)))
+def test_tiles_answer_as_the_whole_does(segmenter, monkeypatch):
+    image = p.glass(1300, 1700)
+    p.stain(image, p.ellipse((1300, 1700), axes=(0.4, 0.4)))
     p.stroke(image, [(0.1, 0.2), (0.9, 0.8)], "blue")
     picture = p.finish(image)
+    monkeypatch.setattr(net, "TILE_PX", 10_000)
     whole = segmenter._logits(picture)
-    monkeypatch.setattr(net, "TILE_PX", 512)
-    cut = segmenter._logits(picture)
-    assert ((whole > 0) != (cut > 0)).mean() < 2e-3
+    monkeypatch.setattr(net, "TILE_PX", 384)
+    near = segmenter._logits(picture)
+    np.testing.assert_allclose(near, whole, atol=1e-3)
+    monkeypatch.setattr(net, "FAR_TILE_PX", 832)
+    np.testing.assert_allclose(segmenter._logits(picture), whole, atol=1e-3)
 
 
-@pytest.mark.parametrize(("h", "w"), [(10, 10), (1536, 1537), (3000, 1600), (4000, 20)])
-def test_tiles_cover_every_pixel_from_their_middle(h, w):
-    owner = np.full((h, w), -1)
-    for number, (rows, cols, (top, left)) in enumerate(net._tiles(h, w)):
-        assert rows.stop - rows.start <= net.TILE_PX
-        owner[rows.start + top : rows.stop, cols.start + left : cols.stop] = number
-    assert (owner >= 0).all()
-    for number, (rows, cols, _) in enumerate(net._tiles(h, w)):
-        ys, xs = np.nonzero(owner == number)
-        if rows.start > 0:
-            assert ys.min() >= rows.start + net.MARGIN_PX
-        if rows.stop < h:
-            assert ys.max() < rows.stop - net.MARGIN_PX
-        if cols.start > 0:
-            assert xs.min() >= cols.start + net.MARGIN_PX
-        if cols.stop < w:
-            assert xs.max() < cols.stop - net.MARGIN_PX
+@pytest.mark.parametrize(("h", "w"), [(10, 10), (1440, 1441), (3000, 1600), (4000, 20)])
+@pytest.mark.parametrize(("most", "margin"), [(1440, 32), (2816, 192)])
+def test_every_pixel_is_answered_by_one_tile_that_sees_around_it(h, w, most, margin):
+    owners = np.zeros((h, w), int)
+    for read, own, kept in net._tiles((h, w), most, margin):
+        owners[own] += 1
+        for side, whole, mine, of_read in zip((h, w), read, own, kept, strict=True):
+            assert whole.stop - whole.start <= most
+            assert whole.start == max(0, mine.start - margin)
+            assert whole.stop == min(side, mine.stop + margin)
+            assert whole.start + of_read.start == mine.start
+            assert whole.start + of_read.stop == mine.stop
+            assert whole.start % 32 == 0
+    assert (owners == 1).all()
 
 
 def test_fine_thumbnails_are_shrunk_to_what_the_network_knows(segmenter):

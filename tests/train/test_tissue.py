@@ -11,16 +11,23 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 
 from wsiprep.core.errors import ConfigError, ManifestError, WeightsError
 from wsiprep.synth.thumbnails import CLASSES
 from wsiprep.tissue.network import load_network, read_network
+from wsiprep.tissue.segmenters.net import Config as NetConfig
 from wsiprep.train.tissue import TissueTraining, train_tissue
 from wsiprep.train.tissue.data import Thumbnails, read_pairs, read_textures
 from wsiprep.train.tissue.framing import Pieces
 from wsiprep.train.tissue.losses import class_bits, masked_loss
+from wsiprep.train.tissue.net import NetStudent
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def shipped():
+    return NetConfig().network_file()
 
 
 @pytest.fixture(autouse=True)
@@ -296,6 +303,26 @@ def test_it_begins_where_another_ended(tmp_path):
     bad.write_bytes(b"no")
     with pytest.raises(WeightsError, match="cannot be used"):
         train_tissue(config(tmp_path / "e", checkpoint=bad))
+
+
+def test_a_wider_network_answers_as_the_narrow_one_until_it_learns(tmp_path):
+    narrow = read_network(shipped())[0].eval()
+    more = (3, 0, 5, 1, 8)
+    widths = tuple(n + k for n, k in zip(narrow.widths, more, strict=True))
+    student = NetStudent(torch.device("cpu"), 64, shipped(), widths)
+    pixels = torch.randint(0, 256, (1, 3, 64, 96), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        torch.testing.assert_close(student.module.eval()(pixels), narrow(pixels))
+    done = train_tissue(config(tmp_path / "a", checkpoint=shipped(), widths=widths, steps=2))
+    wide = read_network(done.network)[0]
+    assert wide.widths == widths
+    heard = [wide.narrow[0].conv.weight[:, narrow.widths[1] :],
+             wide.mix[0].conv.weight[: narrow.widths[0], narrow.widths[0] :]]  # fmt: skip
+    assert sum(float(part.detach().abs().sum()) for part in heard) > 0
+    with pytest.raises(WeightsError, match="cannot be made 8, 24"):
+        train_tissue(config(tmp_path / "b", checkpoint=shipped(), widths=(8, 24, 48, 96, 160)))
+    with pytest.raises(ValidationError, match="five numbers"):
+        config(tmp_path, widths=(8, 16))
 
 
 def test_resume_asks_for_a_checkpoint_of_the_same_settings(tmp_path):

@@ -74,7 +74,7 @@ def doctor(output: Path | None = None) -> list[Check]:
     """
     checks = [Check("python", "ok", f"{platform.python_version()} on {platform.platform()}")]
     checks += [_library(name, module) for name, module in LIBRARIES.items()]
-    checks += [_optional(name, use) for name, use in OPTIONAL.items()]
+    checks += [_library(name, name, use) for name, use in OPTIONAL.items()]
     checks += list(_plugins())
     checks.append(_guard("devices", _devices))
     checks.append(_cores())
@@ -91,23 +91,16 @@ def _guard(name: str, look: Callable[[], Check]) -> Check:
         return Check(name, "fail", f"{type(err).__name__}: {err}")
 
 
-def _library(name: str, module: str) -> Check:
+def _library(name: str, module: str, use: str = "") -> Check:
+    """Whether a library imports; not having one that is for a `use` only is no fault."""
     try:
         importlib.import_module(module)
         return Check(name, "ok", version(name))
     except PackageNotFoundError:
         return Check(name, "warn", "imports, but its version is not known")
     except (ImportError, OSError) as err:
-        return Check(name, "fail", str(err), f"pip install '{name}'")
-
-
-def _optional(name: str, use: str) -> Check:
-    try:
-        importlib.import_module(name)
-        return Check(name, "ok", version(name))
-    except PackageNotFoundError:
-        return Check(name, "warn", "imports, but its version is not known")
-    except (ImportError, OSError) as err:
+        if not use:
+            return Check(name, "fail", str(err), f"pip install '{name}'")
         remedy = "pip install 'wsiprep[language]', or '.[language]' in a copy of the source"
         return Check(name, "warn", f"{err}; it is for {use}", remedy)
 

@@ -97,11 +97,12 @@ def open_cases(asked: AskedAssistant, samples: Sequence[Sample], cfg: SamplesCon
         SlideError: no slide has a patch with features.
         StoreMismatchError: features were not made as the model's.
     """
-    return Cases.of_stores(
-        samples, cfg.stores, asked.sampling, expect=asked.checkpoint.features,
+    (cases,) = Cases.of_splits(
+        [samples], cfg.stores, asked.sampling, expect=asked.checkpoint.features,
         seed=SHOWN_SEED, grid=cfg.features_grid, encoder=cfg.features_encoder,
         skip_missing=cfg.skip_missing,
     )  # fmt: skip
+    return cases
 
 
 def case_runs(asked: AskedAssistant, cases: Cases, on_event: OnEvent) -> Iterator[

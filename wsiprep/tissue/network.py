@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-__all__ = ["CLASSES", "MULTIPLE", "TissueNet", "load_network", "network_bytes", "read_network"]
+__all__ = [
+    "CLASSES",
+    "MULTIPLE",
+    "WIDTHS",
+    "TissueNet",
+    "load_network",
+    "network_bytes",
+    "read_network",
+]
 
 CLASSES: Final = ("tissue", "pen", "edge", "fold")
 WIDTHS: Final = (16, 24, 48, 96, 160)
@@ -26,6 +34,10 @@ WIDTHS: Final = (16, 24, 48, 96, 160)
 _WORDS: Final = "wsiprep"
 MULTIPLE: Final = 2 ** len(WIDTHS)
 """Sides are padded to multiples of this."""
+NEAR_LEVELS: Final = 3
+"""Of `near`: they are fine, and take most of the time and memory."""
+NEAR_PX: Final = 32
+"""Further than this from a place, what `near` and `fine` make of it does not depend on."""
 
 
 class _Conv(nn.Module):
@@ -92,17 +104,44 @@ class TissueNet(nn.Module):
         Returns:
             (B, 4, H / 2, W / 2); pixel (r, c) covers those at (2 r, 2 c) to (2 r + 1, 2 c + 1).
         """
+        seen = self.near(pixels)
+        return self.fine(seen, self.far(seen[-1]))
+
+    def near(self, pixels: Tensor) -> list[Tensor]:
+        """What is seen at 1/2, 1/4 and 1/8 of the side: of a picture, `NEAR_PX` around a place.
+
+        Args:
+            pixels: As of `forward`.
+
+        Returns:
+            (B, width, H / 2, W / 2), (B, width, H / 4, W / 4), (B, width, H / 8, W / 8).
+        """
         # In place where it can be: fresh memory costs about as much as what is done in it.
         x = torch.sub(pixels.to(self.head.weight.dtype), 225.0).div_(40.0)
         seen: list[Tensor] = []
-        for layer in self.down:
+        for layer in self.down[:NEAR_LEVELS]:
             x = layer(x)
             seen.append(x)
-        for level in reversed(range(len(self.mix))):
-            x = functional.interpolate(self.narrow[level](x), scale_factor=2.0, mode="nearest")
-            x = self.mix[level](x.add_(seen[level]))
-        answer: Tensor = self.head(x)
+        return seen
+
+    def far(self, coarse: Tensor) -> Tensor:
+        """What the coarse levels make of the last of `near`: of its shape."""
+        seen = [coarse]
+        for layer in self.down[NEAR_LEVELS:]:
+            seen.append(layer(seen[-1]))
+        return self._up(seen.pop(), seen, NEAR_LEVELS - 1)
+
+    def fine(self, seen: list[Tensor], x: Tensor) -> Tensor:
+        """Logits, as of `forward`, from what `near` and `far` gave; `NEAR_PX` around a place."""
+        answer: Tensor = self.head(self._up(x, seen[: NEAR_LEVELS - 1], 0))
         return answer
+
+    def _up(self, x: Tensor, seen: list[Tensor], first: int) -> Tensor:
+        """Up to the finest of the levels `seen`, of which `first` is the number."""
+        for level, skip in reversed(list(enumerate(seen, first))):
+            x = functional.interpolate(self.narrow[level](x), scale_factor=2.0, mode="nearest")
+            x = self.mix[level](x.add_(skip))
+        return x
 
     def fuse(self) -> TissueNet:
         """Put all normalisations into their convolutions; the network then only infers."""

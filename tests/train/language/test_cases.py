@@ -44,7 +44,7 @@ def stores(tmp_path_factory):
 @pytest.mark.parametrize("slides", [("a",), SLIDES])
 def test_what_is_read_is_what_is_drawn_of_everything(stores, name, slides):
     cfg = SAMPLINGS[name]
-    cases = Cases.of_stores([Sample(id="x", slides=slides, caption="-")], stores, cfg, seed=5)
+    (cases,) = Cases.of_splits([[Sample(id="x", slides=slides, caption="-")]], stores, cfg, seed=5)
     whole = read_case([stores / f"{slide}.zarr" for slide in slides]).bag
     drawn = []
     for epoch in range(3):
@@ -60,7 +60,7 @@ def test_what_is_read_is_what_is_drawn_of_everything(stores, name, slides):
 def test_of_regions_drawn_their_chunks_are_read_and_no_other(tmp_path, monkeypatch):
     write_store(tmp_path, "full", cells=np.argwhere(np.ones(SHAPE, bool)))
     cfg = Sampling(method="regions", regions=2)
-    cases = Cases.of_stores([Sample(id="x", slides=("full",), caption="-")], tmp_path, cfg)
+    (cases,) = Cases.of_splits([[Sample(id="x", slides=("full",), caption="-")]], tmp_path, cfg)
     asked = reads_of(monkeypatch)
     bag = cases.bag(0, 0)
     chunks = np.unique(bag.cell.numpy() // CHUNK_CELLS, axis=0)
@@ -87,7 +87,7 @@ def test_a_slide_without_tissue_is_left_out_wherever_it_stands(tmp_path, order):
     unit_store(tmp_path, "a", 1)
     unit_store(tmp_path, "b", 2)
     write_blank(tmp_path, "blank", 3)
-    cases = Cases.of_stores(said_of(*order), tmp_path, Sampling())
+    (cases,) = Cases.of_splits([said_of(*order)], tmp_path, Sampling())
     assert [one.id for one in cases.samples] == ["q-a", "q-b"]
     assert cases.names == ("a", "b")
     assert cases.fingerprint.normalised is True
@@ -95,18 +95,18 @@ def test_a_slide_without_tissue_is_left_out_wherever_it_stands(tmp_path, order):
     assert [len(cases.bag(row, 0)) for row in range(2)] == [300, 300]
     # Beside a slide that has patches it is part of a case as any other, also in the first place.
     both = [Sample(id="x", slides=("blank", "a"), caption="-"), *said_of("b")]
-    cases = Cases.of_stores(both, tmp_path, Sampling())
+    (cases,) = Cases.of_splits([both], tmp_path, Sampling())
     assert (len(cases), len(cases.left_out)) == (2, 0)
     assert torch.equal(cases.bag(0, 0).slide, torch.ones(300, dtype=torch.int64))
     # A checkpoint of normalised vectors takes it too.
-    expected = Cases.of_stores(both, tmp_path, Sampling(), expect=cases.fingerprint)
+    (expected,) = Cases.of_splits([both], tmp_path, Sampling(), expect=cases.fingerprint)
     assert expected.fingerprint == cases.fingerprint
 
 
 def test_where_no_slide_has_tissue_there_is_nothing_to_learn_from(tmp_path):
     write_blank(tmp_path, "blank")
     with pytest.raises(SlideError, match="no patch with features: no sample is left of the 1"):
-        Cases.of_stores(said_of("blank"), tmp_path, Sampling())
+        Cases.of_splits([said_of("blank")], tmp_path, Sampling())
 
 
 def test_what_is_missing_in_any_split_is_told_at_once(tmp_path):
@@ -134,5 +134,5 @@ def test_slides_of_which_one_is_made_otherwise_are_refused_by_name(tmp_path):
     write_store(tmp_path, "a", number=1)
     unit_store(tmp_path, "b", 2)
     with pytest.raises(StoreMismatchError) as caught:
-        Cases.of_stores(said_of("blank", "a", "b"), tmp_path, Sampling())
+        Cases.of_splits([said_of("blank", "a", "b")], tmp_path, Sampling())
     assert "normalised is no in slide 'a', yes in slide 'b'" in caught.value.message

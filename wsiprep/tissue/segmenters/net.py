@@ -5,19 +5,20 @@ on a few real ones; docs/tissue.md says how, and how well it does. It answers fo
 every pixel: is there tissue (also under ink that lets light through), ink, something else that is
 not clean glass, a fold.
 
-The thumbnail is read in tiles that overlap by more than the network sees, so that memory does not
-grow with it; seams do not show, because a pixel's answer comes from the middle of a tile.
+The thumbnail is looked at in tiles, so that what the network needs beyond its answers is some ten
+bytes a pixel. Seams do not show: fine levels give what they would give for the whole, and coarse
+ones, which see far, work on tiles so large that most slides have one or four.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -32,6 +33,8 @@ from wsiprep.tissue.segmenters._checkpoint import NETWORKS_KEPT
 from wsiprep.tissue.segmenters._colour import DARK_NOTE, black_bars, dark_background
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from wsiprep.tissue.network import TissueNet
 
 __all__ = ["VERSION", "Config", "NetSegmenter", "create"]
@@ -46,8 +49,10 @@ COARSEST_MPP: Final = 32.0
 TILE_PX: Final = 1440
 """Largest side of a tile: its widest layer stays below 32 MiB, from where the C library asks the
 system for every block anew, which costs more than the arithmetic."""
+FAR_TILE_PX: Final = 2816
+"""The same for the coarse levels."""
 MARGIN_PX: Final = 192
-"""Of each tile that is not taken where it borders on another."""
+"""What the coarse levels see around a place, as far as it matters."""
 
 _loading = threading.Lock()
 
@@ -158,22 +163,55 @@ class NetSegmenter:
         return Segmentation(tissue, pen, edge, fold & tissue, notes)
 
     def _logits(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits of every pixel, float32 (h, w, 4), tile by tile."""
+        """Logits of every pixel, float32 (h, w, 4)."""
         import torch
 
         h, w = picture.shape[:2]
-        out = np.empty((h, w, 4), np.float32)
         with torch.inference_mode():
-            for rows, cols, (top, left) in _tiles(h, w):
-                tile = _padded(picture[rows, cols])
-                pixels = torch.from_numpy(tile).permute(2, 0, 1)[None]
-                found = self._network(pixels)[0].permute(1, 2, 0).numpy()
-                full = cv2.resize(
-                    np.ascontiguousarray(found), tile.shape[1::-1], interpolation=cv2.INTER_LINEAR
-                )
-                box = out[rows.start + top : rows.stop, cols.start + left : cols.stop]
-                box[...] = full[top : top + box.shape[0], left : left + box.shape[1]]
-        return out
+            logits = _of_picture(self._network, torch.from_numpy(_padded(picture)))
+        return logits[:h, :w]
+
+
+def _of_picture(network: TissueNet, picture: Tensor) -> NDArray[np.float32]:
+    """Logits of every pixel, float32 (h, w, 4).
+
+    What lies near a place is looked at tile by tile: once for the coarse levels, which are small
+    and put together, and again for the answer, since keeping it would take what tiles save.
+
+    Args:
+        network: The network.
+        picture: uint8 (h, w, 3) with sides that are multiples of `network.MULTIPLE`.
+    """
+    import torch
+
+    from wsiprep.tissue.network import NEAR_LEVELS, NEAR_PX
+
+    h, w = picture.shape[:2]
+    pixels, scale = picture.permute(2, 0, 1)[None], 2**NEAR_LEVELS
+    tiles = _tiles((h, w), TILE_PX, NEAR_PX)
+    if len(tiles) == 1:
+        return _doubled(network(pixels))
+    size = (1, network.widths[NEAR_LEVELS - 1], h // scale, w // scale)
+    seen = torch.empty(size, memory_format=torch.channels_last)
+    for tile in tiles:
+        seen[_at(tile.own, scale)] = network.near(pixels[_at(tile.read)])[-1][_at(tile.kept, scale)]
+    coarse = torch.empty_like(seen)
+    for tile in _tiles((h, w), FAR_TILE_PX, MARGIN_PX):
+        coarse[_at(tile.own, scale)] = network.far(seen[_at(tile.read, scale)])[
+            _at(tile.kept, scale)
+        ]
+    out = np.empty((h, w, 4), np.float32)
+    for tile in tiles:
+        near = network.near(pixels[_at(tile.read)])
+        out[tile.own] = _doubled(network.fine(near, coarse[_at(tile.read, scale)]))[tile.kept]
+    return out
+
+
+def _doubled(logits: Tensor) -> NDArray[np.float32]:
+    """(1, 4, h, w) to float32 (2 h, 2 w, 4)."""
+    found = np.ascontiguousarray(logits[0].permute(1, 2, 0).numpy())
+    size = (2 * found.shape[1], 2 * found.shape[0])
+    return np.asarray(cv2.resize(found, size, interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def _of_shape(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -183,30 +221,52 @@ def _of_shape(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.boo
     return np.asarray(cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0)
 
 
-def _tiles(h: int, w: int) -> Iterator[tuple[slice, slice, tuple[int, int]]]:
-    """Rows and columns of each tile, and how much of its top and left an earlier one has done.
+_Place = tuple[slice, slice]
+"""Rows and columns."""
 
-    Later tiles are written over earlier ones, but for a margin: each seam lies `MARGIN_PX` inside
-    of both its tiles.
+
+class _Tile(NamedTuple):
+    """A part of a picture, in pixels.
+
+    Attributes:
+        read: What is looked at.
+        own: What is answered.
+        kept: The same, as of `read`.
     """
-    for rows, top in _cuts(h):
-        for cols, left in _cuts(w):
-            yield rows, cols, (top, left)
+
+    read: _Place
+    own: _Place
+    kept: _Place
 
 
-def _cuts(side: int) -> list[tuple[slice, int]]:
-    """A side in even parts, each at a multiple of what the network halves by."""
+def _tiles(size: tuple[int, int], most: int, margin: int) -> list[_Tile]:
+    """Tiles that cover (h, w): none larger than `most`, margins but where the picture ends."""
+    return [
+        _Tile(*zip(rows, cols, strict=True))
+        for rows in _cuts(size[0], most, margin)
+        for cols in _cuts(size[1], most, margin)
+    ]
+
+
+def _cuts(side: int, most: int, margin: int) -> list[tuple[slice, slice, slice]]:
+    """A side in even parts, each at a multiple of what the network halves by; as of `_Tile`."""
     from wsiprep.tissue.network import MULTIPLE
 
-    if side <= TILE_PX:
-        return [(slice(0, side), 0)]
-    inner = side - 2 * MARGIN_PX
-    step = -(-inner // -(-inner // (TILE_PX - 2 * MARGIN_PX)))
+    parts = 1 if side <= most else -(-side // (most - 2 * margin))
+    step = -(-side // parts)
     step += -step % MULTIPLE
-    return [
-        (slice(at, min(side, at + step + 2 * MARGIN_PX)), MARGIN_PX if at else 0)
-        for at in range(0, inner, step)
-    ]
+    made = []
+    for start in range(0, side, step):
+        stop = min(side, start + step)
+        first, last = max(0, start - margin), min(side, stop + margin)
+        made.append((slice(first, last), slice(start, stop), slice(start - first, stop - first)))
+    return made
+
+
+def _at(place: _Place, scale: int = 1) -> tuple[EllipsisType, slice, slice]:
+    """A place of a picture in a tensor that is `scale` times smaller along a side."""
+    rows, cols = (slice(part.start // scale, part.stop // scale) for part in place)
+    return ..., rows, cols
 
 
 def _padded(tile: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -89,44 +89,6 @@ class Cases:
         self.names = tuple(names or (case_name(map(Path, one.slides)) for one in samples))
 
     @classmethod
-    def of_stores(
-        cls,
-        samples: Sequence[Sample],
-        stores: Path,
-        sampling: Sampling,
-        *,
-        seed: int = 0,
-        expect: Fingerprint | None = None,
-        grid: str | None = None,
-        encoder: str | None = None,
-        skip_missing: bool = False,
-    ) -> Cases:
-        """Samples whose slides have stores; every store is opened once, and checked, here.
-
-        Args:
-            samples: Of one split.
-            stores: Folder of stores.
-            sampling: Which patches are drawn.
-            seed: Of the draw.
-            expect: What features must have been made with; as those of the first slide that has
-                any without it.
-            grid: Name of the grid, where stores have several.
-            encoder: Name of the encoder, likewise.
-            skip_missing: Leave out samples of slides without a store or features.
-
-        Raises:
-            ManifestError: no sample.
-            MissingStageError: slides have no store or no features, and may not be missing.
-            SlideError: no slide has a patch with features.
-            StoreMismatchError: features were not made alike, or not as expected; names both sides.
-        """
-        (found,) = cls.of_splits(
-            [samples], stores, sampling, seed=seed, expect=expect, grid=grid, encoder=encoder,
-            skip_missing=skip_missing,
-        )  # fmt: skip
-        return found
-
-    @classmethod
     def of_splits(
         cls,
         splits: Sequence[Sequence[Sample]],
@@ -139,7 +101,27 @@ class Cases:
         encoder: str | None = None,
         skip_missing: bool = False,
     ) -> list[Cases]:
-        """As `of_stores`, of several splits that belong together: their features are alike."""
+        """Samples whose slides have stores; every store is opened once, and checked, here.
+
+        Splits belong together: the features of all are alike.
+
+        Args:
+            splits: Samples of each.
+            stores: Folder of stores.
+            sampling: Which patches are drawn.
+            seed: Of the draw.
+            expect: What features must have been made with; as those of the first slide that has
+                any without it.
+            grid: Name of the grid, where stores have several.
+            encoder: Name of the encoder, likewise.
+            skip_missing: Leave out samples of slides without a store or features.
+
+        Raises:
+            ManifestError: a split has no sample.
+            MissingStageError: slides have no store or no features, and may not be missing.
+            SlideError: no slide has a patch with features.
+            StoreMismatchError: features were not made alike, or not as expected; names both sides.
+        """
         if not all(splits):
             raise ManifestError(NOTHING)
         folder = StoreFolder(stores)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from wsiprep.core.config import Settings, flag
 from wsiprep.synth.thumbnails.stains import HELD_OUT
@@ -46,6 +46,9 @@ class TissueTraining(Settings):
     checkpoint: Path | None = None
     """Weights to begin with: of Segment Anything for sam; for net a network that was trained before
     (without it, net begins from nothing)."""
+    widths: tuple[int, ...] = ()
+    """Channels of net's five levels, finest first; without it those of the network it begins with,
+    else the usual ones. One that is narrower is widened, and first answers as it did."""
     sam: Literal["vit_b", "vit_l", "vit_h"] = "vit_b"
     """Which network those weights are of."""
     lora_rank: int = Field(default=0, ge=0, le=256)
@@ -88,6 +91,13 @@ class TissueTraining(Settings):
     """cpu, cuda, cuda:1, mps; auto takes the first that is there."""
     resume: bool = False
     """Go on from the last checkpoint in the output folder."""
+
+    @field_validator("widths")
+    @classmethod
+    def _five(cls, widths: tuple[int, ...]) -> tuple[int, ...]:
+        if widths and (len(widths) != 5 or min(widths) < 1):
+            raise ValueError("five numbers of at least 1, one for each level")
+        return widths
 
     @property
     def peak_rate(self) -> float:

@@ -155,7 +155,7 @@ def _student(cfg: TissueTraining) -> Student:
         return sam_student(cfg, device)
     from wsiprep.train.tissue.net import NetStudent
 
-    return NetStudent(device, cfg.crop_px, cfg.checkpoint)
+    return NetStudent(device, cfg.crop_px, cfg.checkpoint, cfg.widths)
 
 
 @contextmanager

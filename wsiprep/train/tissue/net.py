@@ -12,10 +12,11 @@ from torch.nn import functional
 
 from wsiprep.core.errors import WeightsError
 from wsiprep.store.disk import write_whole
-from wsiprep.tissue.network import CLASSES, TissueNet, network_bytes, read_network
+from wsiprep.tissue.network import CLASSES, WIDTHS, TissueNet, network_bytes, read_network
 from wsiprep.train.tissue.data import Sample
 from wsiprep.train.tissue.framing import Framing, Pieces
 from wsiprep.train.tissue.losses import masked_loss
+from wsiprep.train.tissue.widen import widened
 
 __all__ = ["NetStudent"]
 
@@ -27,20 +28,28 @@ class NetStudent:
         device: Where it learns.
         piece_px: Side of what it learns from.
         start: Network to begin with.
+        widths: Channels of its levels; empty for those of `start`, else the usual ones.
 
     Raises:
-        WeightsError: it cannot be used.
+        WeightsError: it cannot be used, or not with those widths.
     """
 
     classes = CLASSES
 
-    def __init__(self, device: torch.device, piece_px: int, start: Path | None = None) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        piece_px: int,
+        start: Path | None = None,
+        widths: tuple[int, ...] = (),
+    ) -> None:
         self._device = device
         self.framing: Framing = Pieces(piece_px)
-        network = TissueNet()
+        network = TissueNet(widths or WIDTHS)
         if start is not None:
             try:
                 network = read_network(start)[0]
+                network = widened(network, widths or network.widths)
             except (OSError, ValueError) as err:
                 raise WeightsError(
                     f"network {start} cannot be used: {err}.", hint="Correct --checkpoint."
