@@ -5,8 +5,8 @@ on a few real ones; docs/tissue.md says how, and how well it does. It answers fo
 every pixel: is there tissue (also under ink that lets light through), ink, something else that is
 not clean glass, a fold.
 
-The thumbnail is looked at in tiles, so that what the network needs beyond its answers is some ten
-bytes a pixel. Seams do not show: fine levels give what they would give for the whole, and coarse
+The thumbnail is looked at in tiles, so that what the network needs beyond its answers is less than
+ten bytes a pixel. Seams do not show: fine levels give what they would give for the whole, and coarse
 ones, which see far, work on tiles so large that most slides have one or four.
 """
 
