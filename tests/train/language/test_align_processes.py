@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,54 +83,59 @@ def rows_of(out: Path) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
-def started(name: str, out: Path) -> list[subprocess.Popen[bytes]]:
-    """Two processes that learn together."""
+@contextmanager
+def together(out: Path, *names: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Two processes that learn recipes together, one after the other, into folders in `out`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1",
            "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}  # fmt: skip
     command = [sys.executable, "-m", "tests.train.language.test_align_processes",
-               name, str(out)]  # fmt: skip
+               str(out), *names]  # fmt: skip
     ranks = [{**env, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    return [subprocess.Popen(command, env=rank, cwd=ROOT, stderr=subprocess.PIPE) for rank in ranks]
+    both = [subprocess.Popen(command, env=rank, cwd=ROOT, stderr=subprocess.PIPE) for rank in ranks]
+    try:
+        yield both
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture(scope="module")
+def learned_by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes made of each recipe; starting them takes longer than they learn."""
+    out = tmp_path_factory.mktemp("two")
+    with together(out, *RECIPES) as both:
+        told = [process.communicate(timeout=300)[1] for process in both]
+        assert [process.returncode for process in both] == [0, 0], told
+    return out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
-def test_two_processes_learn_as_one(name: str, tmp_path: Path) -> None:
-    together = started(name, tmp_path / "two")
-    try:
-        learn(name, tmp_path / "one", HERE)
-        told = [process.communicate(timeout=120)[1] for process in together]
-        assert [process.returncode for process in together] == [0, 0], told
-    finally:
-        for process in together:
-            process.kill()
-            process.communicate()
-    one, two = (
-        torch.load(tmp_path / n / "gradients.pt", weights_only=True) for n in ("one", "two")
-    )
+def test_two_processes_learn_as_one(name: str, tmp_path: Path, learned_by_two: Path) -> None:
+    learn(name, tmp_path, HERE)
+    folders = tmp_path, learned_by_two / name
+    one, two = (torch.load(out / "gradients.pt", weights_only=True) for out in folders)
     assert one.keys() == two.keys()
     largest = max(float(gradient.abs().max()) for gradient in one.values())
     for key, gradient in one.items():
         assert torch.allclose(gradient, two[key], rtol=1e-3, atol=1e-5 * largest), key
-    for row, other in zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "two"), strict=True):
+    for row, other in zip(*map(rows_of, folders), strict=True):
         assert row == pytest.approx(other, rel=1e-3)
 
 
 @pytest.mark.slow
 def test_processes_that_see_other_samples_are_refused(tmp_path: Path) -> None:
-    together = started(UNLIKE, tmp_path / "two")
-    try:
-        for process in together:
+    with together(tmp_path, UNLIKE) as both:
+        for process in both:
             assert b"the processes of this training differ" in process.communicate(timeout=120)[1]
             assert process.returncode == 1
-    finally:
-        for process in together:
-            process.kill()
-            process.communicate()
 
 
 if __name__ == "__main__":
-    learn(sys.argv[1], Path(sys.argv[2]), join_processes(torch.device("cpu")))
+    processes = join_processes(torch.device("cpu"))
+    for recipe in sys.argv[2:]:
+        learn(recipe, Path(sys.argv[1]) / recipe, processes)

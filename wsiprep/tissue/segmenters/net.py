@@ -6,8 +6,8 @@ every pixel: is there tissue (also under ink that lets light through), ink, some
 not clean glass, a fold.
 
 The thumbnail is looked at in tiles, so that what the network needs beyond its answers is less than
-ten bytes a pixel. Seams do not show: fine levels give what they would give for the whole, and coarse
-ones, which see far, work on tiles so large that most slides have one or four.
+ten bytes a pixel. Seams do not show: fine levels give what they would give for the whole, and
+coarse ones, which see far, work on tiles so large that most slides have one or four.
 """
 
 from __future__ import annotations
