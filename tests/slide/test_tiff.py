@@ -42,6 +42,28 @@ def test_jpeg_rgb_without_a_marker_is_openslides_to_the_byte(tmp_path: Path, tab
         assert np.abs(difference).mean() < 10  # colours as they were written, not as if YCbCr
 
 
+@pytest.mark.parametrize(
+    ("space", "marker"),
+    [
+        ("RGB", bytes.fromhex("ffe000104a46494600010100000100010000")),
+        ("RGB", bytes.fromhex("ffee000e41646f626500640000000001")),
+        ("YCBCR", bytes.fromhex("ffee000e41646f626500640000000000")),
+        ("YCBCR", bytes.fromhex("ffffee000e41646f626500640000000000")),
+    ],
+    ids=["JFIF", "Adobe YCbCr", "Adobe RGB", "filled Adobe RGB"],
+)
+def test_markers_in_the_tables_do_not_tell_the_colours(
+    tmp_path: Path, space: str, marker: bytes
+) -> None:
+    """The TIFF does, as OpenSlide has it."""
+    plain = jpeg_tiff(tmp_path / "plain.tif", "444", space=space)
+    path = jpeg_tiff(tmp_path / "a.tif", "444", space=space, marker=marker)
+    same_as_openslide(path, levels=2)
+    with opened(path) as slide, opened(plain) as wanted:
+        box = Point(0, 0), 0, Size(330, 300)
+        assert np.array_equal(slide.read(*box), wanted.read(*box))
+
+
 @pytest.mark.parametrize("predictor", [False, True])
 @pytest.mark.parametrize(
     "compression", [None, "lzw", "deflate", "adobe_deflate", "packbits", "zstd"]
@@ -168,6 +190,11 @@ class TestTiles:
         assert np.array_equal(simplejpeg.decode_jpeg(whole), simplejpeg.decode_jpeg(jpeg))
         with pytest.raises(ValueError, match="does not begin"):
             whole_jpeg(b"\0" * 10, ycbcr=True)
+
+    @pytest.mark.parametrize("tables", ["ffd8ffe000ffffd9", "ffd800ffd9", "ffdb00020000", "ffd8"])
+    def test_tables_that_are_none(self, tables: str) -> None:
+        with pytest.raises(ValueError, match="JPEGTables are no JPEG"):
+            whole_jpeg(b"\xff\xd8\xff\xd9", bytes.fromhex(tables), ycbcr=True)
 
 
 class TestLeftToOthers:
