@@ -197,6 +197,14 @@ class TestTiles:
             whole_jpeg(b"\xff\xd8\xff\xd9", bytes.fromhex(tables), ycbcr=True)
 
 
+def _without_tile_1(path: Path, level: int) -> None:
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        page: Any = tiff.pages[level]
+        counts = list(page.tags["TileByteCounts"].value)
+        counts[1] = 0
+        page.tags["TileByteCounts"].overwrite(counts)
+
+
 class TestLeftToOthers:
     def refusal(self, path: Path) -> str:
         with pytest.raises(SlideOpenError) as caught:
@@ -234,20 +242,24 @@ class TestLeftToOthers:
         path = write_tiff(tmp_path / "a.tif", smooth(), software=software, description=description)
         assert says in self.refusal(path)
 
-    def test_an_aperio_level_with_holes(self, tmp_path: Path) -> None:
-        """OpenSlide fills a missing tile of a lower level from the level above it."""
+    @pytest.mark.parametrize("level", [0, 1])
+    def test_an_aperio_level_with_holes(self, tmp_path: Path, level: int) -> None:
+        """OpenSlide draws a level from the one before it where either lacks a tile."""
         path = write_tiff(
             tmp_path / "a.svs", smooth(), levels=2, description=aperio(610, 500, MPP=0.5)
         )
-        with tifffile.TiffFile(path, mode="r+b") as tiff:
-            page: Any = tiff.pages[1]
-            counts = list(page.tags["TileByteCounts"].value)
-            counts[1] = 0
-            page.tags["TileByteCounts"].overwrite(counts)
-        assert "tiles of level 1 are missing" in self.refusal(path)
+        _without_tile_1(path, level)
+        assert f"tiles of level {level} are missing" in self.refusal(path)
         with open_slide(path) as slide:
             assert slide.info.reader == "openslide"
             assert (slide.read(Point(300, 100), 1, Size(64, 64)) < 255).any()
+            hole = slide.read(Point(128, 0), 1, Size(64, 64))
+            assert (hole == 255).all() if level == 0 else (hole < 255).any()
+
+    def test_an_aperio_slide_of_one_level_with_holes_is_read(self, tmp_path: Path) -> None:
+        path = write_tiff(tmp_path / "a.svs", smooth(), description=aperio(610, 500, MPP=0.5))
+        _without_tile_1(path, 0)
+        same_as_openslide(path, levels=1)
 
     def test_a_file_cut_short(self, tmp_path: Path) -> None:
         path = write_tiff(tmp_path / "a.tif", noise(), levels=2)

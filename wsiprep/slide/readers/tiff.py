@@ -104,8 +104,8 @@ def _read(uri: str) -> tuple[Pages, tuple[TileTable, ...]]:
                     f"the TIFF is cut short: {beyond} of {table.counts.size} tiles of level "
                     f"{level} lie beyond its end"
                 )
-            if level and pages.vendor == "aperio" and not table.counts.all():
-                # OpenSlide fills them from the level above, which is what Aperio means by it.
+            if pages.vendor == "aperio" and len(tables) > 1 and not table.counts.all():
+                # OpenSlide draws these parts, here and in all coarser levels, from finer ones.
                 raise RefusedError(f"tiles of level {level} are missing")
             _check_first(tiff.filehandle, page, table)
     return pages, tables
