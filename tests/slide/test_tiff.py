@@ -287,12 +287,13 @@ class TestLeftToOthers:
     def test_subsampled_jpeg_2000_is_left_to_openslide(self, tmp_path: Path) -> None:
         """The decoder at hand turns such into RGB by itself, whatever the TIFF says they are."""
         path = aperio_jp2k(tmp_path / "a.svs", ycbcr=True)
-        offset, length = tile_place(path, 0)
-        data = bytearray(path.read_bytes()[offset:][:length])
-        at = data.find(b"\xff\x4f\xff\x51") + 8 + 34
-        assert data[at : at + 9] == b"\x07\x01\x01" * 3
-        data[at + 4] = 2  # the second channel, every other column
-        overwrite(path, offset, bytes(data))
+        for tile in range(4 * 5):
+            offset, length = tile_place(path, tile)
+            data = bytearray(path.read_bytes()[offset:][:length])
+            at = data.find(b"\xff\x4f\xff\x51") + 8 + 34
+            assert data[at : at + 9] == b"\x07\x01\x01" * 3
+            data[at + 4] = 2  # the second channel, every other column
+            overwrite(path, offset, bytes(data))
         with pytest.raises(SlideOpenError, match="subsampled colours"):
             opened(path)
 
