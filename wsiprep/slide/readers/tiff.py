@@ -115,6 +115,7 @@ def _read(uri: str) -> tuple[Pages, tuple[TileTable, ...]]:
 
 def _table(page: Any, level: int) -> TileTable:
     kind = f"{page.samplesperpixel} channel(s) of {page.dtype}, {page.photometric.name}"
+    kind += ", each a plane of its own" * (page.planarconfig == 2)
     if (
         page.samplesperpixel != 3
         or page.planarconfig != 1
