@@ -64,6 +64,15 @@ def _whole_tiff(path: Path) -> str:
     with suppress(Exception), tifffile.TiffFile(path) as tiff:  # odd files raise what they like
         first: Any = tiff.pages.first
         apart = channels_apart(first.description, first.samplesperpixel)
+        for page in (*tiff.pages, *(first.pages or ())):
+            parts = zip(page.dataoffsets, page.databytecounts, strict=True)
+            beyond = sum(offset + count > tiff.filehandle.size for offset, count in parts)
+            if beyond:
+                return (
+                    f"The TIFF is cut short ({beyond} of {len(page.dataoffsets)} parts of a "
+                    f"picture of {page.imagewidth} x {page.imagelength} px lie beyond its end): "
+                    "copy it again."
+                )
     if apart is not None:
         return (
             f"It is {apart}; only RGB pixels are read. Where the channels are red, green and "
