@@ -29,9 +29,18 @@ def noise(height: int = 300, width: int = 330, seed: int = 0) -> NDArray[np.uint
 
 
 def jpeg_tiff(
-    path: Path, subsampling: str, *, space: str = "YCBCR", tables: bool = True, levels: int = 2
+    path: Path,
+    subsampling: str,
+    *,
+    space: str = "YCBCR",
+    tables: bool = True,
+    levels: int = 2,
+    marker: bytes = b"",
 ) -> Path:
-    """Tiles of abbreviated JPEG as scanners write them; `space` is what the channels are."""
+    """Tiles of abbreviated JPEG as scanners write them.
+
+    `space` is what the channels are, `marker` a segment that comes first in the tables.
+    """
     with tifffile.TiffWriter(path) as tiff:
         for level in range(levels):
             image = noise()[:: 2**level, :: 2**level]
@@ -48,6 +57,8 @@ def jpeg_tiff(
                         )
                     )  # fmt: skip
             shared, tiles = abbreviate(tiles) if tables else (None, tiles)
+            if shared and marker:
+                shared = shared[:2] + marker + shared[2:]
             tiff.write(
                 iter(tiles), shape=(h, w, 3), dtype=np.uint8, tile=(64, 64), compression="jpeg",
                 photometric="ycbcr",

@@ -9,10 +9,12 @@ import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 
 from tests.slide.made import aperio, overwrite, smooth, tile_place, write_tiff
 from wsiprep.core import registry
@@ -176,6 +178,31 @@ class TestNothingOpens:
         path.write_bytes(data[: len(data) * percent // 100])
         with pytest.raises(SlideOpenError, match=r"cut: .*(cut short|empty|not flat)"):
             open_slide(path, SlideConfig(reader=reader))
+
+    @pytest.mark.parametrize("reader", ["auto", "tiff", "openslide", "tiffslide"])
+    def test_a_tiff_whose_last_tile_is_cut(self, tmp_path: Path, reader: str) -> None:
+        """All its directories are there: they come before their tiles."""
+        path = write_tiff(tmp_path / "cut.tif", smooth(), levels=2, compression=None)
+        path.write_bytes(path.read_bytes()[:-1000])
+        self.is_called_cut(path, reader)
+
+    def test_a_subifd_whose_last_tile_is_cut(self, tmp_path: Path) -> None:
+        path = tmp_path / "cut.ome.tif"
+        how: dict[str, Any] = {"tile": (128, 128), "photometric": "rgb"}
+        with tifffile.TiffWriter(path, ome=True) as tiff:
+            tiff.write(smooth(), subifds=1, **how)
+            tiff.write(smooth()[::2, ::2], subfiletype=1, **how)
+        with tifffile.TiffFile(path, mode="r+b") as whole:
+            first: Any = whole.pages.first
+            offsets = first.pages[0].tags["TileOffsets"]
+            offsets.overwrite([*offsets.value[:-1], path.stat().st_size - 1000])
+        self.is_called_cut(path, "tiff")
+
+    def is_called_cut(self, path: Path, reader: str) -> None:
+        with pytest.raises(SlideOpenError) as caught:
+            open_slide(path, SlideConfig(reader=reader, slide_mpp=0.5))
+        parts = "1 of 6 parts of a picture of 305 x 250 px"
+        assert f"cut short ({parts} lie beyond its end): copy it again" in str(caught.value.hint)
 
     @pytest.mark.parametrize("percent", [1, 25, 50, 90, 99])
     def test_a_truncated_svs(self, tmp_path: Path, percent: int, shared_data: Path) -> None:

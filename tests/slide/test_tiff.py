@@ -42,6 +42,28 @@ def test_jpeg_rgb_without_a_marker_is_openslides_to_the_byte(tmp_path: Path, tab
         assert np.abs(difference).mean() < 10  # colours as they were written, not as if YCbCr
 
 
+@pytest.mark.parametrize(
+    ("space", "marker"),
+    [
+        ("RGB", bytes.fromhex("ffe000104a46494600010100000100010000")),
+        ("RGB", bytes.fromhex("ffee000e41646f626500640000000001")),
+        ("YCBCR", bytes.fromhex("ffee000e41646f626500640000000000")),
+        ("YCBCR", bytes.fromhex("ffffee000e41646f626500640000000000")),
+    ],
+    ids=["JFIF", "Adobe YCbCr", "Adobe RGB", "filled Adobe RGB"],
+)
+def test_markers_in_the_tables_do_not_tell_the_colours(
+    tmp_path: Path, space: str, marker: bytes
+) -> None:
+    """The TIFF does, as OpenSlide has it."""
+    plain = jpeg_tiff(tmp_path / "plain.tif", "444", space=space)
+    path = jpeg_tiff(tmp_path / "a.tif", "444", space=space, marker=marker)
+    same_as_openslide(path, levels=2)
+    with opened(path) as slide, opened(plain) as wanted:
+        box = Point(0, 0), 0, Size(330, 300)
+        assert np.array_equal(slide.read(*box), wanted.read(*box))
+
+
 @pytest.mark.parametrize("predictor", [False, True])
 @pytest.mark.parametrize(
     "compression", [None, "lzw", "deflate", "adobe_deflate", "packbits", "zstd"]
@@ -169,6 +191,19 @@ class TestTiles:
         with pytest.raises(ValueError, match="does not begin"):
             whole_jpeg(b"\0" * 10, ycbcr=True)
 
+    @pytest.mark.parametrize("tables", ["ffd8ffe000ffffd9", "ffd800ffd9", "ffdb00020000", "ffd8"])
+    def test_tables_that_are_none(self, tables: str) -> None:
+        with pytest.raises(ValueError, match="JPEGTables are no JPEG"):
+            whole_jpeg(b"\xff\xd8\xff\xd9", bytes.fromhex(tables), ycbcr=True)
+
+
+def _without_tile_1(path: Path, level: int) -> None:
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        page: Any = tiff.pages[level]
+        counts = list(page.tags["TileByteCounts"].value)
+        counts[1] = 0
+        page.tags["TileByteCounts"].overwrite(counts)
+
 
 class TestLeftToOthers:
     def refusal(self, path: Path) -> str:
@@ -207,20 +242,24 @@ class TestLeftToOthers:
         path = write_tiff(tmp_path / "a.tif", smooth(), software=software, description=description)
         assert says in self.refusal(path)
 
-    def test_an_aperio_level_with_holes(self, tmp_path: Path) -> None:
-        """OpenSlide fills a missing tile of a lower level from the level above it."""
+    @pytest.mark.parametrize("level", [0, 1])
+    def test_an_aperio_level_with_holes(self, tmp_path: Path, level: int) -> None:
+        """OpenSlide draws a level from the one before it where either lacks a tile."""
         path = write_tiff(
             tmp_path / "a.svs", smooth(), levels=2, description=aperio(610, 500, MPP=0.5)
         )
-        with tifffile.TiffFile(path, mode="r+b") as tiff:
-            page: Any = tiff.pages[1]
-            counts = list(page.tags["TileByteCounts"].value)
-            counts[1] = 0
-            page.tags["TileByteCounts"].overwrite(counts)
-        assert "tiles of level 1 are missing" in self.refusal(path)
+        _without_tile_1(path, level)
+        assert f"tiles of level {level} are missing" in self.refusal(path)
         with open_slide(path) as slide:
             assert slide.info.reader == "openslide"
             assert (slide.read(Point(300, 100), 1, Size(64, 64)) < 255).any()
+            hole = slide.read(Point(128, 0), 1, Size(64, 64))
+            assert (hole == 255).all() if level == 0 else (hole < 255).any()
+
+    def test_an_aperio_slide_of_one_level_with_holes_is_read(self, tmp_path: Path) -> None:
+        path = write_tiff(tmp_path / "a.svs", smooth(), description=aperio(610, 500, MPP=0.5))
+        _without_tile_1(path, 0)
+        same_as_openslide(path, levels=1)
 
     def test_a_file_cut_short(self, tmp_path: Path) -> None:
         path = write_tiff(tmp_path / "a.tif", noise(), levels=2)
@@ -248,12 +287,13 @@ class TestLeftToOthers:
     def test_subsampled_jpeg_2000_is_left_to_openslide(self, tmp_path: Path) -> None:
         """The decoder at hand turns such into RGB by itself, whatever the TIFF says they are."""
         path = aperio_jp2k(tmp_path / "a.svs", ycbcr=True)
-        offset, length = tile_place(path, 0)
-        data = bytearray(path.read_bytes()[offset:][:length])
-        at = data.find(b"\xff\x4f\xff\x51") + 8 + 34
-        assert data[at : at + 9] == b"\x07\x01\x01" * 3
-        data[at + 4] = 2  # the second channel, every other column
-        overwrite(path, offset, bytes(data))
+        for tile in range(4 * 5):
+            offset, length = tile_place(path, tile)
+            data = bytearray(path.read_bytes()[offset:][:length])
+            at = data.find(b"\xff\x4f\xff\x51") + 8 + 34
+            assert data[at : at + 9] == b"\x07\x01\x01" * 3
+            data[at + 4] = 2  # the second channel, every other column
+            overwrite(path, offset, bytes(data))
         with pytest.raises(SlideOpenError, match="subsampled colours"):
             opened(path)
 

@@ -12,9 +12,9 @@ import pytest
 import simplejpeg
 import tifffile
 
-from tests.slide.made import overwrite, tile_place
+from tests.slide.made import overwrite, tile_place, write_tiff
 from tests.slide.made_tiff import jpeg_tiff, noise, opened
-from wsiprep.core.errors import SlideReadError
+from wsiprep.core.errors import SlideOpenError, SlideReadError
 from wsiprep.core.types import Point, Size
 from wsiprep.slide.readers._tiff_codec import PlainCodec
 
@@ -31,6 +31,29 @@ class TestDamage:
         for reader, says in (("tiff", r"tile 8 .*premature"), ("openslide", "premature")):
             with opened(jpeg, reader) as slide, pytest.raises(SlideReadError, match=says):
                 slide.read(Point(128, 64), 0, Size(64, 64))
+
+    @pytest.mark.parametrize("compression", ["jpeg", "deflate"])
+    @pytest.mark.parametrize("bad", [1, 4, 29, 30])
+    def test_bad_tiles_come_to_light_where_they_are_read(
+        self, tmp_path: Path, compression: str, bad: int
+    ) -> None:
+        """The level is refused where all are bad: then it is of a kind that is not read."""
+        path = tmp_path / "first.tif"
+        if compression == "jpeg":
+            jpeg_tiff(path, "420", levels=1)
+        else:
+            write_tiff(path, noise(), tile=64)
+        for tile in range(bad):
+            offset, length = tile_place(path, tile)
+            overwrite(path, offset, bytes(length))
+        if bad == 30:
+            with pytest.raises(SlideOpenError, match="not decoded here"):
+                opened(path)
+            return
+        with opened(path) as slide:
+            with pytest.raises(SlideReadError, match=rf"tile {bad - 1} of level 0"):
+                slide.read(Point((bad - 1) % 6 * 64, (bad - 1) // 6 * 64), 0, Size(10, 10))
+            assert np.ptp(slide.read(Point(5 * 64, 4 * 64), 0, Size(10, 40))) > 0
 
     def test_bytes_between_the_scan_and_its_end_do_no_harm(self, tmp_path: Path) -> None:
         tile = imagecodecs.jpeg8_encode(noise(64, 64), level=90, outcolorspace="YCBCR")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from wsiprep.slide.dicom import is_dicom, slide_instances
+from wsiprep.slide.ome import channels_apart
 from wsiprep.slide.truncation import is_tiff, tiff_cut_at
 
 __all__ = ["diagnose"]
+
+# Without a handler, Python prints a library's warnings about odd files to stderr.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _HEAD_BYTES = 4096
 _ARCHIVES = {b"PK\x03\x04": "ZIP", b"\x1f\x8b": "gzip", b"7z\xbc\xaf": "7z", b"Rar!": "RAR",
@@ -45,8 +52,33 @@ def diagnose(path: Path) -> str:
         cut = tiff_cut_at(path)
         if cut is not None:
             return f"The TIFF is cut short ({cut}): copy it again."
-        return "It is a TIFF, damaged or of a kind that no reader knows; `--reader` tries just one."
+        return _whole_tiff(path)
     return "Its content is none of the slide formats that the readers know."
+
+
+def _whole_tiff(path: Path) -> str:
+    """What a TIFF is whose directories are all there."""
+    import tifffile
+
+    apart = None
+    with suppress(Exception), tifffile.TiffFile(path) as tiff:  # odd files raise what they like
+        first: Any = tiff.pages.first
+        apart = channels_apart(first.description, first.samplesperpixel)
+        for page in (*tiff.pages, *(first.pages or ())):
+            parts = zip(page.dataoffsets, page.databytecounts, strict=True)
+            beyond = sum(offset + count > tiff.filehandle.size for offset, count in parts)
+            if beyond:
+                return (
+                    f"The TIFF is cut short ({beyond} of {len(page.dataoffsets)} parts of a "
+                    f"picture of {page.imagewidth} x {page.imagelength} px lie beyond its end): "
+                    "copy it again."
+                )
+    if apart is not None:
+        return (
+            f"It is {apart}; only RGB pixels are read. Where the channels are red, green and "
+            "blue, save them as one RGB picture (axes YXS)."
+        )
+    return "It is a TIFF, damaged or of a kind that no reader knows; `--reader` tries just one."
 
 
 def _is_text(head: bytes) -> bool:

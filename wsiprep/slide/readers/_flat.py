@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiprep.slide.ome import channels_apart
 from wsiprep.slide.readers._base import on_white, one_line
 from wsiprep.slide.resolution import MAX_MPP, MIN_MPP, RawResolution
 from wsiprep.slide.truncation import is_tiff, tiff_cut_at
@@ -175,6 +176,9 @@ def _tiff_header(path: Path) -> Header:
             page: Any = tiff.pages.first
             if len(tiff.series[0].levels) > 1:
                 raise FlatFormatError("a pyramidal TIFF, which is not flat")
+            apart = channels_apart(page.description, page.samplesperpixel)
+            if apart is not None:
+                raise FlatFormatError(apart)
             samples, sort = page.samplesperpixel, page.photometric.name
             what = f"{samples} channel(s) of {page.dtype}, {sort}"
             if page.dtype != np.uint8 or page.bitspersample != 8:

@@ -10,6 +10,7 @@ Source: ITU-T T.81 (markers); ITU-T T.872 6.5.3 (Adobe marker); TIFF Technical N
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -117,7 +118,7 @@ def whole_jpeg(data: bytes, tables: bytes = b"", *, ycbcr: bool) -> bytes:
         data: The tile: SOI, ..., EOI.
         tables: JPEGTables (SOI, tables, EOI), or empty.
         ycbcr: What the three channels are; written as an Adobe marker in place of any JFIF or
-            Adobe marker of the tile.
+            Adobe marker of the tile or of the tables.
 
     Raises:
         ValueError: `data` or `tables` is no JPEG stream.
@@ -127,9 +128,27 @@ def whole_jpeg(data: bytes, tables: bytes = b"", *, ycbcr: bool) -> bytes:
     start = 2
     while data[start : start + 1] == b"\xff" and data[start + 1] & 0xF0 == 0xE0:  # APP0 to APP15
         start += 2 + int.from_bytes(data[start + 2 : start + 4], "big")
-    middle = b""
-    if tables:
-        if tables[:2] != _SOI or tables[-2:] != _EOI:
-            raise ValueError("its JPEGTables are no JPEG stream")
-        middle = tables[2:-2]
+    middle = _segments(tables) if tables else b""
     return b"".join((_SOI, _ADOBE, _YCBCR if ycbcr else _RGB, middle, data[start:]))
+
+
+@functools.lru_cache(maxsize=64)  # the tiles of a level share their tables
+def _segments(tables: bytes) -> bytes:
+    """The segments of JPEGTables, but for APP0 to APP15: some of those speak of colours.
+
+    Raises:
+        ValueError: they are no JPEG stream.
+    """
+    end = len(tables) - 2
+    at, kept = 2, []
+    while at < end and tables[at] == 0xFF:
+        marker, length = tables[at + 1], int.from_bytes(tables[at + 2 : at + 4], "big")
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if marker & 0xF0 != 0xE0:
+            kept.append(tables[at : at + 2 + length])
+        at += 2 + length
+    if tables[:2] != _SOI or tables[end:] != _EOI or at != end:
+        raise ValueError("its JPEGTables are no JPEG stream")
+    return b"".join(kept)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from wsiprep.slide.ome import ome_mpp
+from wsiprep.slide.ome import channels_apart, ome_mpp
 from wsiprep.slide.readers._flat import tiff_resolution
 from wsiprep.slide.readers._tiled import RefusedError
 from wsiprep.slide.resolution import RawResolution
@@ -60,6 +60,9 @@ def pages_of(tiff: Any) -> Pages:
         raise RefusedError("not tiled")
     if first.description.startswith("Aperio"):
         return Pages("aperio", _tiled(tiff.pages), _aperio_resolution(first.description))
+    apart = channels_apart(first.description, first.samplesperpixel)
+    if apart is not None:
+        raise RefusedError(apart)
     reduced = _tiled([*(page for page in tiff.pages[1:] if page.subfiletype & _REDUCED)])
     if tiff.is_ome and first.subifds:
         reduced += _tiled(first.pages)

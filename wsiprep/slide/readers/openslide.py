@@ -22,9 +22,10 @@ from wsiprep.slide.dicom import slide_instances
 from wsiprep.slide.dicom_colour import YCBCR_NOTE, levels_mislabelled_rgb
 from wsiprep.slide.facts import Facts, Source
 from wsiprep.slide.fingerprint import fingerprint
-from wsiprep.slide.ome import ome_mpp
+from wsiprep.slide.ome import channels_apart, ome_mpp
 from wsiprep.slide.readers._base import BaseSlide, assemble, on_white, one_line
 from wsiprep.slide.readers._tiff_codec import ycbcr_to_rgb
+from wsiprep.slide.readers._tiled import RefusedError, opening
 from wsiprep.slide.resolution import RawResolution
 
 __all__ = ["EXTENSIONS", "OpenSlideSlide", "create"]
@@ -40,6 +41,9 @@ _MPP_KEYS = (
     "aperio.MPP",
     "OME PhysicalSizeX",
     "openslide.objective-power",
+)
+_SUBIFDS_NOTE = (
+    "Just level 0 is read: the other levels of this OME-TIFF are SubIFDs, which OpenSlide ignores."
 )
 
 
@@ -86,7 +90,8 @@ def create(uri: str, cfg: SlideConfig, *, slide_id: str, reason: str) -> OpenSli
     """Open a file, or a folder of DICOM instances.
 
     Raises:
-        SlideOpenError: OpenSlide does not know the format, or finds it broken.
+        SlideOpenError: OpenSlide does not know the format, finds it broken, or would show one of
+            several channels in grey.
         ResolutionError: the scale is missing, implausible or not square.
         PluginUnavailableError: the OpenSlide library does not load.
     """
@@ -113,6 +118,12 @@ def create(uri: str, cfg: SlideConfig, *, slide_id: str, reason: str) -> OpenSli
     except library.OpenSlideError as err:
         handle.close()
         raise SlideOpenError(f"{one_line(err)}.", slide=slide_id, stage="slide") from err
+    try:
+        with opening(slide_id, "openslide"):
+            facts = replace(facts, notes=_ome_notes(file, handle))
+    except BaseException:
+        handle.close()
+        raise
     ycbcr: frozenset[tuple[int, int]] = frozenset()
     if facts.vendor == "dicom":
         ycbcr = levels_mislabelled_rgb(slide_instances(Path(uri))) & frozenset(facts.sizes)
@@ -140,6 +151,24 @@ def _facts(handle: Any) -> Facts:
         vendor=found.get("openslide.vendor"),
         bounds=_bounds(found),
     )
+
+
+def _ome_notes(file: str, handle: Any) -> tuple[str, ...]:
+    """What to say of an OME-TIFF; nothing of other files.
+
+    Raises:
+        RefusedError: its channels are pages of their own.
+    """
+    if "<OME" not in handle.properties.get("tiff.ImageDescription", ""):
+        return ()
+    import tifffile
+
+    with tifffile.TiffFile(file) as tiff:
+        page: Any = tiff.pages.first
+        apart = channels_apart(page.description, page.samplesperpixel)
+        if apart is not None:
+            raise RefusedError(apart)
+        return (_SUBIFDS_NOTE,) if page.subifds and handle.level_count == 1 else ()
 
 
 def _to_rgb(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -49,6 +49,8 @@ _APERIO_JP2K = {33003: True, 33005: False}  # whether YCbCr
 _JP2K = 34712
 _RGB, _YCBCR = 2, 6
 _MAX_TILE_PX = 4096 * 4096
+_LOOKED_AT = 8
+"""Tiles of a level that are looked at before it is refused."""
 
 
 class TiffSlide(TiledBase):
@@ -104,15 +106,16 @@ def _read(uri: str) -> tuple[Pages, tuple[TileTable, ...]]:
                     f"the TIFF is cut short: {beyond} of {table.counts.size} tiles of level "
                     f"{level} lie beyond its end"
                 )
-            if level and pages.vendor == "aperio" and not table.counts.all():
-                # OpenSlide fills them from the level above, which is what Aperio means by it.
+            if pages.vendor == "aperio" and len(tables) > 1 and not table.counts.all():
+                # OpenSlide draws these parts, here and in all coarser levels, from finer ones.
                 raise RefusedError(f"tiles of level {level} are missing")
-            _check_first(tiff.filehandle, page, table)
+            _check_some(tiff.filehandle, page, table)
     return pages, tables
 
 
 def _table(page: Any, level: int) -> TileTable:
     kind = f"{page.samplesperpixel} channel(s) of {page.dtype}, {page.photometric.name}"
+    kind += ", each a plane of its own" * (page.planarconfig == 2)
     if (
         page.samplesperpixel != 3
         or page.planarconfig != 1
@@ -150,13 +153,30 @@ def _codec(page: Any, kind: str) -> TileCodec:
     return PlainCodec(compression, page.predictor == 2)
 
 
-def _check_first(file: Any, page: Any, table: TileTable) -> None:
-    """Refuse a level whose first tile is not as the TIFF says: of a JPEG just the header."""
+def _check_some(file: Any, page: Any, table: TileTable) -> None:
+    """Refuse a level of which no tile looked at is as the TIFF says.
+
+    The first is looked at, and only where it is damaged others, spread over the level: one bad
+    tile is an error where it is read, and no reason to leave the slide to slower readers.
+    """
     there = np.flatnonzero(table.counts)
-    if not there.size:
-        return
-    file.seek(int(table.offsets[there[0]]))
-    data = file.read(int(table.counts[there[0]]))
+    looked_at = np.unique(np.linspace(0, there.size - 1, min(_LOOKED_AT, there.size)).astype(int))
+    refused: RefusedError | None = None
+    for tile in there[looked_at]:
+        try:
+            _check_tile(file, page, table, int(tile))
+        except RefusedError as err:
+            refused = refused or err
+        else:
+            return
+    if refused is not None:
+        raise refused
+
+
+def _check_tile(file: Any, page: Any, table: TileTable, tile: int) -> None:
+    """Refuse a tile that is not as the TIFF says: of a JPEG just the header is looked at."""
+    file.seek(int(table.offsets[tile]))
+    data = file.read(int(table.counts[tile]))
     if not isinstance(table.codec, JpegCodec):
         try:
             table.codec.decode(data, np.empty((page.tilelength, page.tilewidth, 3), np.uint8))
