@@ -91,6 +91,9 @@ class TissueTraining(Settings):
     """cpu, cuda, cuda:1, mps; auto takes the first that is there."""
     resume: bool = False
     """Go on from the last checkpoint in the output folder."""
+    overwrite: bool = False
+    """Begin anew where the output folder holds a training; without it or --resume that is an
+    error."""
 
     @field_validator("widths")
     @classmethod
@@ -98,6 +101,11 @@ class TissueTraining(Settings):
         if widths and (len(widths) != 5 or min(widths) < 1):
             raise ValueError("five numbers of at least 1, one for each level")
         return widths
+
+    @property
+    def state_file(self) -> Path:
+        """What a training that was stopped goes on from."""
+        return self.output / "checkpoint.pt"
 
     @property
     def peak_rate(self) -> float:
