@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 import yaml
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
+from tests.train.tissue_pairs import pictures, table
 from wsiprep.cli.main import app
 from wsiprep.core.errors import ConfigError, WeightsError
 from wsiprep.synth.thumbnails import CLASSES
@@ -164,6 +167,66 @@ def test_ctrl_c_says_how_this_training_goes_on(tmp_path, monkeypatch, validate_e
     more = ["--resume"] if validate_every == 3 else []
     assert CliRunner().invoke(app, [*args, *more]).exit_code == 0
     assert (tmp_path / "o" / "network.safetensors").is_file()
+
+
+def given_files(folder):
+    """Settings that name files of each kind, in a folder that is made."""
+    (folder / "textures").mkdir(parents=True)
+    pictures(folder)
+    shutil.copy(folder / "a.png", folder / "textures" / "t.png")
+    shutil.copy(shipped(), folder / "start.safetensors")
+    listed = table(folder, {"image": "a.png", "tissue": "t.png", "pen": "p.png"})
+    return {"data": listed, "textures": folder / "textures", "real_share": 0.5,
+            "checkpoint": folder / "start.safetensors"}  # fmt: skip
+
+
+def test_files_are_the_same_wherever_they_lie(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    train_tissue(config(out, **given_files(tmp_path / "a")))
+    moved = given_files(tmp_path / "b")
+    shutil.rmtree(tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    spelled = {k: v.relative_to(tmp_path) for k, v in moved.items() if isinstance(v, Path)}
+    assert train_tissue(config(out, **{**moved, **spelled}, resume=True)).network.is_file()
+
+
+@pytest.mark.parametrize(
+    ("changed", "flag"),
+    [
+        ("a.png", "--data"),
+        ("p.png", "--data"),
+        ("textures/t.png", "--textures"),
+        ("start.safetensors", "--checkpoint"),
+    ],
+)
+def test_files_that_have_changed_are_not_gone_on_with(tmp_path, changed, flag):
+    out, own = tmp_path / "out", given_files(tmp_path / "a")
+    train_tissue(config(out, **own))
+    path = tmp_path / "a" / changed
+    if path.suffix == ".png":
+        cv2.imwrite(str(path), 255 - cv2.imread(str(path)))
+    else:
+        path.write_bytes(train_tissue(config(tmp_path / "other")).network.read_bytes())
+    with pytest.raises(ConfigError, match=rf"something else in {flag}\."):
+        train_tissue(config(out, **own, resume=True))
+
+
+def test_a_table_that_has_changed_is_not_gone_on_with(tmp_path):
+    out, own = tmp_path / "out", given_files(tmp_path / "a")
+    train_tissue(config(out, **own))
+    table(tmp_path / "a", {"image": "a.png", "tissue": "t.png"})
+    with pytest.raises(ConfigError, match=r"something else in --data\."):
+        train_tissue(config(out, **own, resume=True))
+
+
+def test_checkpoints_that_do_not_say_what_files_held_are_refused(tmp_path):
+    cfg = config(tmp_path)
+    train_tissue(cfg)
+    state = torch.load(cfg.state_file, weights_only=True)
+    del state["inputs"]
+    torch.save(state, cfg.state_file)
+    with pytest.raises(ConfigError, match="earlier wsiprep"):
+        train_tissue(config(tmp_path, resume=True))
 
 
 def test_a_training_that_cannot_go_on_leaves_no_folder(tmp_path):

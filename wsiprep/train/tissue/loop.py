@@ -21,6 +21,7 @@ from wsiprep.store.disk import check_writable, output_errors, write_whole
 from wsiprep.synth.thumbnails.stains import STAINS
 from wsiprep.train.tissue.config import TissueTraining
 from wsiprep.train.tissue.data import Sample, Thumbnails, read_pairs, read_textures
+from wsiprep.train.tissue.inputs import FILES, input_digests
 from wsiprep.train.tissue.state import State, check_folder, what_decides
 from wsiprep.train.tissue.student import Student
 from wsiprep.train.tissue.validate import iou_scores, validation_sets, validation_sheet
@@ -57,8 +58,8 @@ def train_tissue(cfg: TissueTraining, on_step: OnStep = lambda _: None) -> Train
 
     Raises:
         ConfigError: the folder has a checkpoint, and neither `resume` nor `overwrite` is set;
-            `resume` without a checkpoint or with other settings; no stain is left; the loss is not
-            finite.
+            `resume` without a checkpoint, with other settings or files; no stain is left; the loss
+            is not finite.
         ManifestError: the real thumbnails cannot be used.
         OutputError: the output folder cannot be written.
         WeightsError: the checkpoint to be tuned cannot be used.
@@ -76,9 +77,10 @@ def train_tissue(cfg: TissueTraining, on_step: OnStep = lambda _: None) -> Train
     torch.manual_seed(cfg.seed)
     with _room(cfg):
         student = _student(cfg)
+    inputs = input_digests(cfg, pairs, textures)
     told = (1 << len(student.classes)) - 1
     pairs = [pair for pair in pairs if (pair.thumbnail.known & told).any()]
-    state = State(cfg, student.module)
+    state = State(cfg, student.module, inputs)
     first, log = state.begin()
 
     training = Thumbnails(
@@ -160,7 +162,7 @@ def _room(cfg: TissueTraining) -> Iterator[None]:
 
 def _recorded(cfg: TissueTraining) -> dict[str, Any]:
     """Settings as they are kept with the network: of files the names alone."""
-    given = {"data": cfg.data, "textures": cfg.textures, "checkpoint": cfg.checkpoint}
+    given = {name: getattr(cfg, name) for name in FILES}
     return {**what_decides(cfg), **{k: path.name if path else None for k, path in given.items()}}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from wsiprep.core.config import digest
 from wsiprep.core.errors import ConfigError, OutputError
 from wsiprep.store.disk import output_errors, write_whole
 from wsiprep.train.tissue.config import TissueTraining
+from wsiprep.train.tissue.inputs import FILES
 
 __all__ = ["Rows", "State", "check_folder", "what_decides"]
 
@@ -48,8 +49,8 @@ def check_folder(cfg: TissueTraining) -> None:
 
 
 def what_decides(cfg: TissueTraining) -> dict[str, Any]:
-    """Settings that the network depends on."""
-    aside = {"output", "workers", "device", "resume", "overwrite", "validate_every"}
+    """Settings that the network depends on, besides what is in files."""
+    aside = {"output", "workers", "device", "resume", "overwrite", "validate_every", *FILES}
     return {k: v for k, v in cfg.canonical().items() if k not in aside}
 
 
@@ -59,10 +60,13 @@ class State:
     Args:
         cfg: Settings.
         module: The network; what has `requires_grad` is trained.
+        inputs: What is given in files, see `inputs.input_digests`.
     """
 
-    def __init__(self, cfg: TissueTraining, module: nn.Module) -> None:
-        self._cfg, self._module = cfg, module
+    def __init__(
+        self, cfg: TissueTraining, module: nn.Module, inputs: Mapping[str, str | None]
+    ) -> None:
+        self._cfg, self._module, self._inputs = cfg, module, dict(inputs)
         self.tuned = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.optimiser = torch.optim.AdamW(
             self.tuned.values(), cfg.peak_rate, (0.9, 0.99), weight_decay=cfg.weight_decay
@@ -96,7 +100,7 @@ class State:
         """Make the folder, or go on in it: how many steps were taken before, and their log.
 
         Raises:
-            ConfigError: the checkpoint was made with other settings.
+            ConfigError: the checkpoint was made with other settings, or from other files.
             OutputError: the folder cannot be written, or the checkpoint not be read.
         """
         if self._cfg.resume:
@@ -115,8 +119,8 @@ class State:
             OutputError: they cannot be written.
         """
         state = {
-            "key": digest(what_decides(self._cfg)), "step": step, "log": log,
-            "average": self._average,
+            "key": digest(what_decides(self._cfg)), "inputs": self._inputs,
+            "step": step, "log": log, "average": self._average,
             "moving": {name: v.detach() for name, v in self._moving().items()},
             "optimiser": self.optimiser.state_dict(),
         }  # fmt: skip
@@ -136,10 +140,23 @@ class State:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, ValueError) as err:
             raise OutputError(f"checkpoint {path} cannot be read: {err}.") from err
+        if "inputs" not in state:
+            raise ConfigError(
+                f"checkpoint {path} does not say what --data, --textures and --checkpoint held:"
+                " an earlier wsiprep wrote it.",
+                hint="Begin anew with --overwrite or another --output.",
+            )
+        differ = [name for name in self._inputs if state["inputs"][name] != self._inputs[name]]
+        if differ:
+            flags = ", ".join(f"--{name}" for name in differ)
+            raise ConfigError(
+                f"checkpoint {path} was made with something else in {flags}.",
+                hint="Pass the same, another --output, or --overwrite to begin anew.",
+            )
         if state["key"] != digest(what_decides(self._cfg)):
             raise ConfigError(
                 f"checkpoint {path} was made with other settings.",
-                hint="Pass the same settings, or another --output.",
+                hint="Pass the same settings, another --output, or --overwrite to begin anew.",
             )
         with torch.no_grad():
             for name, value in self._moving().items():
