@@ -54,9 +54,9 @@ class TissueTraining(Settings):
     lora_rank: int = Field(default=0, ge=0, le=256)
     """Rank of LoRA updates of the image encoder's attention, for sam; 0 for none."""
     data: Path | None = None
-    """CSV of real thumbnails: image, and any of tissue, pen, edge, fold (masks as PNG or TIFF, or
-    GeoJSON in pixels of the image), mpp, split (train, val). A class without a mask is unknown; sam
-    takes the rows with tissue."""
+    """CSV of slides or thumbnails: image, and any of tissue, pen, edge, fold (masks as PNG or TIFF,
+    or GeoJSON in level-0 pixels of the slide, or pixels of the thumbnail), ignore, mpp, slide_mpp,
+    split (train, val). A class without a mask is unknown; sam takes the rows with tissue."""
     textures: Path | None = None
     """Folder of pictures of tissue and nothing else, whose colours drawn tissue may take."""
     steps: int = Field(default=4500, ge=1)
