@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from tests.train.tissue_pairs import pictures, table
 from wsiprep.cli.main import app
-from wsiprep.core.errors import ConfigError, WeightsError
+from wsiprep.core.errors import ConfigError, ManifestError, WeightsError
 from wsiprep.synth.thumbnails import CLASSES
 from wsiprep.tissue.network import load_network, read_network
 from wsiprep.tissue.segmenters.net import Config as NetConfig
@@ -233,6 +233,33 @@ def test_a_training_that_cannot_go_on_leaves_no_folder(tmp_path):
     with pytest.raises(ConfigError, match="no checkpoint"):
         train_tissue(config(tmp_path / "new", resume=True))
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("row", [{"tissue": "t.png", "split": "val"}, {"ignore": "p.png"}])
+def test_a_table_of_nothing_to_train_on_is_told(tmp_path, row):
+    pictures(tmp_path)
+    listed = table(tmp_path, {"image": "a.png", **row})
+    notes = []
+    train_tissue(config(tmp_path / "o", data=listed), on_note=notes.append)
+    assert len(notes) == 1
+    assert "only drawn thumbnails" in notes[0]
+    assert str(listed) in notes[0]
+    train_tissue(config(tmp_path / "p", data=listed, real_share=0), on_note=notes.append)
+    assert len(notes) == 1
+    with pytest.raises(ManifestError, match="only real thumbnails") as err:
+        train_tissue(config(tmp_path / "q", data=listed, real_share=1))
+    assert "--real-share" in err.value.hint
+    assert not (tmp_path / "q").exists()
+
+
+def test_the_command_tells_notes(tmp_path):
+    pictures(tmp_path)
+    listed = table(tmp_path, {"image": "a.png", "tissue": "t.png", "split": "val"})
+    args = ["train", "tissue", "-o", tmp_path / "o", "--data", listed, "--steps", 1, "--workers", 0,
+            "--batch-size", 1, "--crop-px", 64, "--device", "cpu"]  # fmt: skip
+    done = CliRunner().invoke(app, [str(arg) for arg in args])
+    assert done.exit_code == 0
+    assert "only drawn thumbnails are trained on" in " ".join(done.stderr.split())
 
 
 def test_stains_that_there_are_not(tmp_path):

@@ -38,7 +38,7 @@ def tissue(cfg: TrainTissueConfig) -> None:
     from wsiprep.train.tissue import train_tissue
 
     with _stoppable(cfg.training.state_file), show_steps(stderr()) as on_step:
-        done = train_tissue(cfg.training, on_step)
+        done = train_tissue(cfg.training, on_step, _note)
     scores = ", ".join(f"{name} {value:.3f}" for name, value in done.scores.items())
     if scores:
         stdout().print(f"IoU: {scores}", markup=False, highlight=False)

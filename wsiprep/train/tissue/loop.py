@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from wsiprep import __version__
-from wsiprep.core.errors import ConfigError, DeviceError
-from wsiprep.core.report import OnStep, TrainStep
+from wsiprep.core.errors import ConfigError, DeviceError, ManifestError
+from wsiprep.core.report import OnNote, OnStep, TrainStep
 from wsiprep.encoders.load import resolve_device
 from wsiprep.store.disk import check_writable, output_errors, write_whole
 from wsiprep.synth.thumbnails.stains import STAINS
@@ -50,17 +50,21 @@ class Trained:
     pictures: tuple[Path, ...]
 
 
-def train_tissue(cfg: TissueTraining, on_step: OnStep = lambda _: None) -> Trained:
+def train_tissue(
+    cfg: TissueTraining, on_step: OnStep = lambda _: None, on_note: OnNote = lambda _: None
+) -> Trained:
     """Train, validate now and then, keep checkpoints, write the network and a contact sheet.
 
     A run that was stopped goes on from its last checkpoint with `resume`, and on a CPU ends with
-    the network that it would have had undisturbed, to the bit.
+    the network that it would have had undisturbed, to the bit. `on_note` is told what is not as
+    one may think.
 
     Raises:
         ConfigError: the folder has a checkpoint, and neither `resume` nor `overwrite` is set;
             `resume` without a checkpoint, with other settings or files; no stain is left; the loss
             is not finite.
-        ManifestError: the real thumbnails cannot be used.
+        ManifestError: the real thumbnails cannot be used, or none can be trained on where all that
+            is trained on is to be real.
         OutputError: the output folder cannot be written.
         WeightsError: the checkpoint to be tuned cannot be used.
         DeviceError: there is no such device, or it has no memory for a step.
@@ -80,12 +84,15 @@ def train_tissue(cfg: TissueTraining, on_step: OnStep = lambda _: None) -> Train
     inputs = input_digests(cfg, pairs, textures)
     told = (1 << len(student.classes)) - 1
     pairs = [pair for pair in pairs if (pair.thumbnail.known & told).any()]
+    real = [pair for pair in pairs if pair.split == "train"]
+    if cfg.data and not real:
+        _tell_none_real(cfg, student.classes, on_note)
     state = State(cfg, student.module, inputs)
     first, log = state.begin()
 
     training = Thumbnails(
         cfg.seed, cfg.steps * cfg.thumbnails_a_step, student.framing, stains,
-        [p for p in pairs if p.split == "train"], cfg.share_of_real, textures,
+        real, cfg.share_of_real, textures,
     )  # fmt: skip
     validation = validation_sets(cfg, student, stains, pairs)
     scores: dict[str, float] = {}
@@ -126,7 +133,7 @@ def train_tissue(cfg: TissueTraining, on_step: OnStep = lambda _: None) -> Train
         "wsiprep": __version__,
         "settings": _recorded(cfg),
         "textures": len(textures),
-        "pairs": [p.name for p in pairs if p.split == "train"],
+        "pairs": [pair.name for pair in real],
     }
     with state.averaged(), output_errors(cfg.output):
         path, use = student.save(cfg.output, facts)
@@ -134,6 +141,18 @@ def train_tissue(cfg: TissueTraining, on_step: OnStep = lambda _: None) -> Train
     write_whole(cfg.output / SHEET, encode_jpeg(sheet))
     last = {k: v for k, v in log[-1].items() if "/" in k} if log else {}
     return Trained(path, use, last, (cfg.output / SHEET,))
+
+
+def _tell_none_real(cfg: TissueTraining, classes: Sequence[str], on_note: OnNote) -> None:
+    """Say that there is nothing real to train on, though a table was given."""
+    what = f"{cfg.data} has no row of split train with a mask of {' or '.join(classes)}"
+    if cfg.share_of_real == 1:
+        raise ManifestError(
+            f"{what}, and only real thumbnails are to be trained on.",
+            hint="Add masks, or train on drawn thumbnails alone with --real-share 0.",
+        )
+    if cfg.share_of_real > 0:
+        on_note(f"{what}: only drawn thumbnails are trained on.")
 
 
 def _student(cfg: TissueTraining) -> Student:
