@@ -59,6 +59,9 @@ class TissueTraining(Settings):
     split (train, val). A class without a mask is unknown; sam takes the rows with tissue."""
     textures: Path | None = None
     """Folder of pictures of tissue and nothing else, whose colours drawn tissue may take."""
+    stains: Path | None = None
+    """YAML of stains of your own, which are drawn besides ours: name to nuclear and counter
+    (optical density in red, green and blue of a unit of each dye), amount (of the two), odds."""
     steps: int = Field(default=4500, ge=1)
     """Steps of the optimiser."""
     batch_size: int | None = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,7 @@ from wsiprep.slide.search import FLAT_SUFFIXES
 from wsiprep.synth.thumbnails.draw import draw_scene
 from wsiprep.synth.thumbnails.labels import CLASSES, Thumbnail
 from wsiprep.synth.thumbnails.scene import sample_scene
+from wsiprep.synth.thumbnails.stains import Stain
 from wsiprep.tissue.given import MAX_PIXELS, given_tissue
 from wsiprep.train.tissue.framing import Framing
 
@@ -85,6 +86,7 @@ class Thumbnails(Dataset[Sample]):
         pairs: Real thumbnails.
         real_share: Their share.
         textures: uint8 (h, w, 3) pictures of tissue.
+        own: Stains by name that are none of `synth.thumbnails.stains.STAINS`.
     """
 
     def __init__(
@@ -96,9 +98,11 @@ class Thumbnails(Dataset[Sample]):
         pairs: Sequence[Pair] = (),
         real_share: float = 0.0,
         textures: Sequence[NDArray[np.uint8]] = (),
+        own: Mapping[str, Stain] | None = None,
     ) -> None:
         self.seed, self.count, self.framing = seed, count, framing
         self.stains, self.textures = tuple(stains), tuple(textures)
+        self.own = dict(own or {})
         self.pairs, self.real_share = tuple(pairs), real_share if pairs else 0.0
 
     def __len__(self) -> int:
@@ -113,7 +117,7 @@ class Thumbnails(Dataset[Sample]):
             pair = self.pairs[int(rng.integers(len(self.pairs)))]
             made = self.framing.varied(rng, pair.thumbnail)
         else:
-            scene = sample_scene(self.seed * _SCENE_STRIDE + index, self.stains)
+            scene = sample_scene(self.seed * _SCENE_STRIDE + index, self.stains, self.own)
             made = draw_scene(scene, self.framing.drawn_shape(rng), self.textures)
         turned = [
             np.ascontiguousarray(np.rot90(a, int(k)) if not flip else np.rot90(a, int(k))[:, ::-1])

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from wsiprep.synth.thumbnails.stains import STAINS
 from wsiprep.train.tissue.config import TissueTraining
 from wsiprep.train.tissue.data import Sample, Thumbnails, read_pairs, read_textures
 from wsiprep.train.tissue.inputs import FILES, input_digests
+from wsiprep.train.tissue.stains import read_stains
 from wsiprep.train.tissue.state import State, check_folder, what_decides
 from wsiprep.train.tissue.student import Student
 from wsiprep.train.tissue.validate import iou_scores, validation_sets, validation_sheet
@@ -61,16 +62,17 @@ def train_tissue(
 
     Raises:
         ConfigError: the folder has a checkpoint, and neither `resume` nor `overwrite` is set;
-            `resume` without a checkpoint, with other settings or files; no stain is left; the loss
-            is not finite.
+            `resume` without a checkpoint, with other settings or files; `stains` cannot be
+            used, or none is left; the loss is not finite.
         ManifestError: the real thumbnails cannot be used, or none can be trained on where all that
             is trained on is to be real.
         OutputError: the output folder cannot be written.
         WeightsError: the checkpoint to be tuned cannot be used.
         DeviceError: there is no such device, or it has no memory for a step.
     """
-    stains = [name for name in STAINS if name not in cfg.leave_out]
-    if unknown := set(cfg.leave_out) - set(STAINS):
+    own = read_stains(cfg.stains) if cfg.stains else {}
+    stains = [name for name in (*STAINS, *own) if name not in cfg.leave_out]
+    if unknown := set(cfg.leave_out) - {*STAINS, *own}:
         raise ConfigError(f"--leave-out: there is no stain {', '.join(sorted(unknown))}.")
     if not stains:
         raise ConfigError("--leave-out leaves no stain to draw.")
@@ -81,7 +83,7 @@ def train_tissue(
     torch.manual_seed(cfg.seed)
     with _room(cfg):
         student = _student(cfg)
-    inputs = input_digests(cfg, pairs, textures)
+    inputs = input_digests(cfg, pairs, textures, own)
     told = (1 << len(student.classes)) - 1
     pairs = [pair for pair in pairs if (pair.thumbnail.known & told).any()]
     real = [pair for pair in pairs if pair.split == "train"]
@@ -92,9 +94,9 @@ def train_tissue(
 
     training = Thumbnails(
         cfg.seed, cfg.steps * cfg.thumbnails_a_step, student.framing, stains,
-        real, cfg.share_of_real, textures,
+        real, cfg.share_of_real, textures, own,
     )  # fmt: skip
-    validation = validation_sets(cfg, student, stains, pairs)
+    validation = validation_sets(cfg, student, stains, pairs, own)
     scores: dict[str, float] = {}
     smooth, shown_at, began = None, first, time.perf_counter()
     batches = enumerate(_batches(training, cfg, first), start=first + 1)
@@ -133,6 +135,7 @@ def train_tissue(
         "wsiprep": __version__,
         "settings": _recorded(cfg),
         "textures": len(textures),
+        "stains": {name: asdict(stain) for name, stain in own.items()},
         "pairs": [pair.name for pair in real],
     }
     with state.averaged(), output_errors(cfg.output):

@@ -142,11 +142,13 @@ class State:
             raise OutputError(f"checkpoint {path} cannot be read: {err}.") from err
         if "inputs" not in state:
             raise ConfigError(
-                f"checkpoint {path} does not say what --data, --textures and --checkpoint held:"
+                f"checkpoint {path} does not say what --data and other files held:"
                 " an earlier wsiprep wrote it.",
                 hint="Begin anew with --overwrite or another --output.",
             )
-        differ = [name for name in self._inputs if state["inputs"][name] != self._inputs[name]]
+        differ = [
+            name for name, given in self._inputs.items() if state["inputs"].get(name) != given
+        ]
         if differ:
             flags = ", ".join(f"--{name}" for name in differ)
             raise ConfigError(
