@@ -1,44 +1,21 @@
-"""Training of tissue segmenters: it learns, it resumes to the bit, real pairs are read strictly."""
+"""What tissue segmenters learn from, and by which loss: real pairs are read strictly."""
 
 from __future__ import annotations
 
-import csv
 import json
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-import yaml
-from pydantic import ValidationError
 
-from wsiprep.core.errors import ConfigError, ManifestError, WeightsError
-from wsiprep.synth.thumbnails import CLASSES
-from wsiprep.tissue.network import load_network, read_network
-from wsiprep.tissue.segmenters.net import Config as NetConfig
-from wsiprep.train.tissue import TissueTraining, train_tissue
+from tests.train.tissue_pairs import outlined, pictures, table
+from wsiprep.core.errors import ManifestError
 from wsiprep.train.tissue.data import Thumbnails, read_pairs, read_textures
 from wsiprep.train.tissue.framing import Pieces
 from wsiprep.train.tissue.losses import class_bits, masked_loss
-from wsiprep.train.tissue.net import NetStudent
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def shipped():
-    return NetConfig().network_file()
-
-
-@pytest.fixture(autouse=True)
-def _few_to_validate(monkeypatch):
-    monkeypatch.setattr("wsiprep.train.tissue.validate.VALIDATION_COUNT", {"net": 4, "sam": 4})
-
-
-def config(folder, **own):
-    settings = {"steps": 6, "batch_size": 2, "crop_px": 64, "validate_every": 3, "workers": 0,
-                "device": "cpu", "leave_out": ("silver",)}  # fmt: skip
-    return TissueTraining(output=folder, **{**settings, **own})
 
 
 # -- data -------------------------------------------------------------------------------------
@@ -51,27 +28,6 @@ def test_thumbnail_i_is_always_the_same():
     assert not torch.equal(one[4][0], one[5][0])
     with pytest.raises(IndexError):
         one[10]
-
-
-def pictures(folder, side=90):
-    """A blue thumbnail with a tissue mask of its left half, and ink on a few rows."""
-    image = np.full((side, side, 3), 240, np.uint8)
-    image[:, : side // 2] = (160, 90, 200)
-    tissue = np.zeros((side, side), np.uint8)
-    tissue[:, : side // 2] = 255
-    pen = np.zeros((side, side), np.uint8)
-    pen[10:20] = 255
-    for name, array in (("a.png", image), ("t.png", tissue), ("p.png", pen)):
-        cv2.imwrite(str(folder / name), array)
-
-
-def table(folder, *rows):
-    path = folder / "pairs.csv"
-    with path.open("w", newline="") as file:
-        out = csv.DictWriter(file, list(dict.fromkeys(k for row in rows for k in row)))
-        out.writeheader()
-        out.writerows(rows)
-    return path
 
 
 def test_what_a_pair_does_not_say_is_unknown(tmp_path):
@@ -99,22 +55,6 @@ def test_outlines_are_masks_too(tmp_path):
     (pair,) = read_pairs(table(tmp_path, {"image": "a.png", "tissue": "t.geojson"}))
     assert pair.thumbnail.mask("tissue")[:, :45].all()
     assert not pair.thumbnail.mask("tissue")[:, 45:].any()
-
-
-def outlined(path, **boxes):
-    """Outlines as QuPath exports them: a class, and the columns from and to which it reaches."""
-    features = [
-        {
-            "type": "Feature",
-            "geometry": {
-                "type": "Polygon",
-                "coordinates": [[[a, 0], [b, 0], [b, 90], [a, 90], [a, 0]]],
-            },
-            "properties": {"classification": {"name": name}},
-        }
-        for name, (a, b) in boxes.items()
-    ]
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
 
 
 @pytest.mark.parametrize("name", ["tissue", "pen", "edge", "fold"])
@@ -253,118 +193,3 @@ def test_tissue_taken_for_ink_or_an_edge_costs_more_than_ink_beside_it():
 def test_bits_are_planes():
     planes = class_bits(torch.tensor([[[0b0101]]], dtype=torch.uint8), 4)
     assert planes[0, :, 0, 0].tolist() == [1, 0, 1, 0]
-
-
-# -- the loop ---------------------------------------------------------------------------------
-
-
-def test_it_learns_and_leaves_what_it_says(tmp_path):
-    seen = []
-    done = train_tissue(config(tmp_path, steps=30, batch_size=4), seen.append)
-    rows = list(csv.DictReader((tmp_path / "training.csv").read_text().splitlines()))
-    assert float(rows[-1]["loss"]) < 0.97 * float(rows[0]["loss"])
-    assert seen[-1].step == seen[-1].steps == 30
-    assert seen[-1].scores == done.scores
-    assert {"drawn/tissue", "unseen/tissue"} <= set(done.scores)
-    _, words = load_network(done.network)
-    assert words["settings"]["seed"] == 1
-    assert all(picture.stat().st_size > 10_000 for picture in done.pictures)
-    assert str(done.network) in done.use
-
-
-def test_resumed_it_ends_with_the_same_network_to_the_bit(tmp_path):
-    whole = train_tissue(config(tmp_path / "a"))
-
-    class Stopped(Exception):
-        pass
-
-    def stop(step):
-        if step.scores is not None and step.step == 3:
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        train_tissue(config(tmp_path / "b"), stop)
-    again = train_tissue(config(tmp_path / "b", resume=True))
-    assert again.network.read_bytes() == whole.network.read_bytes()
-    assert again.scores == whole.scores
-
-
-def test_it_begins_where_another_ended(tmp_path):
-    first = train_tissue(config(tmp_path / "a", steps=30, batch_size=4))
-    more = train_tissue(config(tmp_path / "b", steps=1, checkpoint=first.network, seed=5))
-    from_nothing = train_tissue(config(tmp_path / "c", steps=1, seed=5))
-    losses = [
-        float(list(csv.DictReader((done.network.parent / "training.csv").read_text().splitlines()))[
-            -1]["loss"]) for done in (more, from_nothing)
-    ]  # fmt: skip
-    assert losses[0] < losses[1]
-    (tmp_path / "d").mkdir()
-    bad = tmp_path / "d" / "x.safetensors"
-    bad.write_bytes(b"no")
-    with pytest.raises(WeightsError, match="cannot be used"):
-        train_tissue(config(tmp_path / "e", checkpoint=bad))
-
-
-def test_a_wider_network_answers_as_the_narrow_one_until_it_learns(tmp_path):
-    narrow = read_network(shipped())[0].eval()
-    more = (3, 0, 5, 1, 8)
-    widths = tuple(n + k for n, k in zip(narrow.widths, more, strict=True))
-    student = NetStudent(torch.device("cpu"), 64, shipped(), widths)
-    pixels = torch.randint(0, 256, (1, 3, 64, 96), generator=torch.Generator().manual_seed(2))
-    with torch.inference_mode():
-        torch.testing.assert_close(student.module.eval()(pixels), narrow(pixels))
-    done = train_tissue(config(tmp_path / "a", checkpoint=shipped(), widths=widths, steps=2))
-    wide = read_network(done.network)[0]
-    assert wide.widths == widths
-    heard = [wide.narrow[0].conv.weight[:, narrow.widths[1] :],
-             wide.mix[0].conv.weight[: narrow.widths[0], narrow.widths[0] :]]  # fmt: skip
-    assert sum(float(part.detach().abs().sum()) for part in heard) > 0
-    with pytest.raises(WeightsError, match="cannot be made 8, 24"):
-        train_tissue(config(tmp_path / "b", checkpoint=shipped(), widths=(8, 24, 48, 96, 160)))
-    with pytest.raises(ValidationError, match="five numbers"):
-        config(tmp_path, widths=(8, 16))
-
-
-def test_resume_asks_for_a_checkpoint_of_the_same_settings(tmp_path):
-    with pytest.raises(ConfigError, match="no checkpoint"):
-        train_tissue(config(tmp_path, resume=True))
-    train_tissue(config(tmp_path))
-    with pytest.raises(ConfigError, match="other settings"):
-        train_tissue(config(tmp_path, resume=True, seed=2))
-
-
-def test_stains_that_there_are_not(tmp_path):
-    with pytest.raises(ConfigError, match="no stain ink"):
-        train_tissue(config(tmp_path, leave_out=("ink",)))
-    from wsiprep.synth.thumbnails.stains import STAINS
-
-    with pytest.raises(ConfigError, match="no stain to draw"):
-        train_tissue(config(tmp_path, leave_out=tuple(STAINS)))
-
-
-def test_sam_needs_weights(tmp_path):
-    with pytest.raises(ConfigError, match="weights that exist"):
-        train_tissue(config(tmp_path, model="sam"))
-
-
-def test_classes_are_those_of_the_network():
-    from wsiprep.tissue import network
-
-    assert network.CLASSES == CLASSES
-
-
-def test_the_goes_of_the_network_that_ships_are_settings_of_training():
-    root = Path(__file__).parents[2]
-    goes = yaml.safe_load((root / "examples/train_tissue/net.yaml").read_text())["goes"]
-    names = [go["name"] for go in goes]
-    assert names[-1] == "shipped"
-    for at, go in enumerate(goes):
-        for before in (*go.get("mean_of", ()), *([go["from"]] if "from" in go else ())):
-            assert before in names[:at]
-        if "settings" in go:
-            TissueTraining(output="o", **go["settings"])
-    shipped = root / "wsiprep/tissue/weights/net.safetensors"
-    said = [made["settings"] for made in read_network(shipped)[1]["mean_of"]]
-    of = {go["name"]: go.get("settings", {}) for go in goes}
-    for settings, name in zip(said, goes[-1]["mean_of"], strict=True):
-        assert settings.items() >= of[name].items()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from segment_anything import sam_model_registry
 
 from tests.tissue.tiny_sam import SIDE, tiny_sam
-from wsiprep.core.errors import DeviceError
+from wsiprep.core.errors import DeviceError, ManifestError
 from wsiprep.synth.thumbnails.labels import Thumbnail
 from wsiprep.tissue.sam_frame import fit_to_frame
 from wsiprep.tissue.segmenters import sam as segmenter
@@ -217,6 +217,17 @@ def test_it_learns_real_pairs_and_what_is_kept_says_what_it_said(tmp_path, base,
         both += (found.tissue & mask).sum()
         either += (found.tissue | mask).sum()
     assert both / either == pytest.approx(done.scores["real/tissue"], abs=1e-4)
+
+
+def test_only_drawn_thumbnails_are_not_taken_for_real_ones(tmp_path, base):
+    listed = planted_table(tmp_path / "real")
+    rows = listed.read_text().splitlines()
+    listed.write_text("\n".join([rows[0], rows[-1]]) + "\n")  # pen alone
+    with pytest.raises(ManifestError, match="mask of tissue, and only real"):
+        train_tissue(config(tmp_path / "a", base, data=listed))
+    notes = []
+    train_tissue(config(tmp_path / "b", base, data=listed, real_share=0.5), on_note=notes.append)
+    assert len(notes) == 1
 
 
 @pytest.mark.parametrize("lora_rank", [0, 2])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import typer
 
 from wsiprep.cli._flags import settings_command
 from wsiprep.cli._guard import guarded
+from wsiprep.core.errors import Interrupted
 from wsiprep.train.language.assistant_config import Command, TrainAssistantConfig
 from wsiprep.train.language.config import TrainAlignConfig
 from wsiprep.train.tissue.config import TrainTissueConfig
@@ -34,8 +37,8 @@ def tissue(cfg: TrainTissueConfig) -> None:
     from wsiprep.cli._steps import show_steps
     from wsiprep.train.tissue import train_tissue
 
-    with show_steps(stderr()) as on_step:
-        done = train_tissue(cfg.training, on_step)
+    with _stoppable(cfg.training.state_file), show_steps(stderr()) as on_step:
+        done = train_tissue(cfg.training, on_step, _note)
     scores = ", ".join(f"{name} {value:.3f}" for name, value in done.scores.items())
     if scores:
         stdout().print(f"IoU: {scores}", markup=False, highlight=False)
@@ -51,13 +54,14 @@ def align(cfg: TrainAlignConfig) -> None:
     from wsiprep.cli._console import stderr, stdout
     from wsiprep.cli._steps import show_steps
     from wsiprep.train.language.align import train_align
+    from wsiprep.train.language.loop import STATE
     from wsiprep.train.language.rehearsal import rehearse_align
 
     out = stdout()
     if cfg.training.dry_run:
         rehearse_align(cfg.training, _tell_fact)
         return
-    with show_steps(stderr()) as on_step:
+    with _stoppable(cfg.training.output / STATE), show_steps(stderr()) as on_step:
         done = train_align(cfg.training, on_step, _note)
     _tell(done.checkpoint, done.scores)
     out.print(
@@ -82,19 +86,38 @@ def _assistant(cfg: TrainAssistantConfig, kind: Command) -> None:
     from wsiprep.cli._console import stderr, stdout
     from wsiprep.cli._steps import show_steps
     from wsiprep.train.language.instruct import train_assistant
+    from wsiprep.train.language.loop import STATE
     from wsiprep.train.language.rehearsal import rehearse_assistant
 
     out = stdout()
     if cfg.training.dry_run:
         rehearse_assistant(cfg.training, kind, _tell_fact)
         return
-    with show_steps(stderr()) as on_step:
+    with _stoppable(cfg.training.output / STATE), show_steps(stderr()) as on_step:
         done = train_assistant(cfg.training, kind, on_step, _note)
     _tell(done.checkpoint, done.scores)
     out.print(
         f"use it with   wsiprep ask | caption --model {done.checkpoint.parent}",
         markup=False, highlight=False,
     )  # fmt: skip
+
+
+@contextmanager
+def _stoppable(kept: Path) -> Iterator[None]:
+    """Within it Ctrl-C is an error that says how this training goes on.
+
+    Args:
+        kept: What it goes on from; not there before the first validation.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as err:
+        raise Interrupted(
+            "stopped on request.",
+            hint="Run the same command with --resume to go on from the last checkpoint."
+            if kept.is_file()
+            else "There is no checkpoint yet: the same command begins anew.",
+        ) from err
 
 
 def _note(text: str) -> None:

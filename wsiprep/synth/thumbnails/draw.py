@@ -16,7 +16,6 @@ from wsiprep.synth.thumbnails.labels import CLASSES, Thumbnail
 from wsiprep.synth.thumbnails.layouts import LAYOUTS
 from wsiprep.synth.thumbnails.noise import field, grains, strongest
 from wsiprep.synth.thumbnails.scene import Scene
-from wsiprep.synth.thumbnails.stains import STAINS
 from wsiprep.synth.thumbnails.tissue import amounts, fat_amounts, fat_parts, hole_parts
 
 __all__ = ["draw_scene"]
@@ -83,7 +82,7 @@ def draw_scene(
 
 def _tissue_density(rng: Rng, scene: Scene, shape: Shape, real: Sequence[NDArray[np.uint8]]) -> F32:
     """Optical density of tissue everywhere, float32 (h, w, 3)."""
-    stain = STAINS[scene.stain]
+    stain = scene.dyes
     nuclear, counter = amounts(rng, scene, shape, stain.amount)
     vectors = []
     for dye in (stain.nuclear, stain.counter):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from wsiprep.synth.thumbnails.layouts import LAYOUTS
-from wsiprep.synth.thumbnails.stains import STAINS
+from wsiprep.synth.thumbnails.stains import STAINS, Stain
 
 __all__ = ["Scene", "sample_scene"]
 
@@ -26,7 +26,7 @@ class Scene:
         seed: Of everything that is not said here.
         mpp: µm per pixel.
         layout: Key of `layouts.LAYOUTS`.
-        stain: Key of `stains.STAINS`.
+        stain: Key of `stains.STAINS`, or a name of `own`.
         share: Of the picture that is tissue, about.
         softness_px: Width of the border from tissue to glass.
         strength: Of the stain: 1 is usual, 0.3 pale, 2 dark.
@@ -41,6 +41,7 @@ class Scene:
         dust: Specks and fibres.
         folds: Folds of the tissue.
         border: Black or white frame of the scan.
+        own: The stain, where it is none of `stains.STAINS`.
     """
 
     seed: int
@@ -61,32 +62,46 @@ class Scene:
     dust: int
     folds: int
     border: bool
+    own: Stain | None = None
 
     def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS or self.stain not in STAINS:
-            raise ValueError(f"there is no layout '{self.layout}' or no stain '{self.stain}'")
+        if self.layout not in LAYOUTS or (self.stain in STAINS) == (self.own is not None):
+            raise ValueError(
+                f"there is no layout '{self.layout}', or '{self.stain}' is not one stain"
+            )
+
+    @property
+    def dyes(self) -> Stain:
+        """The stain itself."""
+        return STAINS[self.stain] if self.own is None else self.own
 
 
-def sample_scene(seed: int, stains: Sequence[str] = tuple(STAINS)) -> Scene:
+def sample_scene(
+    seed: int, stains: Sequence[str] = tuple(STAINS), own: Mapping[str, Stain] | None = None
+) -> Scene:
     """The scene of a seed: each measure anywhere from low to high, artefacts now and then.
 
     Args:
         seed: The same seed gives the same scene.
-        stains: To choose from.
+        stains: Names to choose from.
+        own: Stains by name that are none of `stains.STAINS`.
     """
     rng = np.random.default_rng([seed, 7])
     odds = np.array(list(_LAYOUT_ODDS.values()), float)
     layout = str(rng.choice(list(_LAYOUT_ODDS), p=odds / odds.sum()))
-    dyed = np.array([STAINS[name].odds for name in stains])
+    known = {**STAINS, **(own or {})}
+    dyed = np.array([known[name].odds for name in stains])
 
     def often(chance: float, most: int) -> int:
         return int(rng.integers(1, most + 1)) if rng.random() < chance else 0
 
+    mpp = float(np.exp(rng.uniform(np.log(6), np.log(32))))
+    stain = str(rng.choice(list(stains), p=dyed / dyed.sum()))
     return Scene(
         seed=seed,
-        mpp=float(np.exp(rng.uniform(np.log(6), np.log(32)))),
+        mpp=mpp,
         layout=layout,
-        stain=str(rng.choice(list(stains), p=dyed / dyed.sum())),
+        stain=stain,
         share=float(rng.uniform(0.02, 0.12) if rng.random() < 0.3 else rng.uniform(0.1, 0.8)),
         softness_px=float(np.exp(rng.uniform(np.log(0.6), np.log(5)))),
         strength=float(np.clip(np.exp(rng.normal(-0.15, 0.6)), 0.13, 2.2)),
@@ -101,4 +116,5 @@ def sample_scene(seed: int, stains: Sequence[str] = tuple(STAINS)) -> Scene:
         dust=often(0.5, 40),
         folds=often(0.3, 4),
         border=bool(rng.random() < 0.12),
+        own=(own or {}).get(stain),
     )

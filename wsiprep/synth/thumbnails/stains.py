@@ -7,11 +7,16 @@ of the dyes' absorption; `draw` varies them by slide.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
+
+from pydantic import Field
 
 __all__ = ["HELD_OUT", "STAINS", "Stain"]
 
-RGB = tuple[float, float, float]
+# Bounds are for stains that users write; see `train.tissue.stains`.
+Depth = Annotated[float, Field(ge=0, le=2)]
+Amount = Annotated[float, Field(gt=0, le=1)]
+RGB = tuple[Depth, Depth, Depth]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +33,8 @@ class Stain:
 
     nuclear: RGB
     counter: RGB
-    amount: tuple[float, float]
-    odds: float = 1.0
+    amount: tuple[Amount, Amount]
+    odds: Annotated[float, Field(gt=0, le=1000)] = 1.0
     any_colour: bool = False
 
 

@@ -54,11 +54,14 @@ class TissueTraining(Settings):
     lora_rank: int = Field(default=0, ge=0, le=256)
     """Rank of LoRA updates of the image encoder's attention, for sam; 0 for none."""
     data: Path | None = None
-    """CSV of real thumbnails: image, and any of tissue, pen, edge, fold (masks as PNG or TIFF, or
-    GeoJSON in pixels of the image), mpp, split (train, val). A class without a mask is unknown; sam
-    takes the rows with tissue."""
+    """CSV of slides or thumbnails: image, and any of tissue, pen, edge, fold (masks as PNG or TIFF,
+    or GeoJSON in level-0 pixels of the slide, or pixels of the thumbnail), ignore, mpp, slide_mpp,
+    split (train, val). A class without a mask is unknown; sam takes the rows with tissue."""
     textures: Path | None = None
     """Folder of pictures of tissue and nothing else, whose colours drawn tissue may take."""
+    stains: Path | None = None
+    """YAML of stains of your own, which are drawn besides ours: name to nuclear and counter
+    (optical density in red, green and blue of a unit of each dye), amount (of the two), odds."""
     steps: int = Field(default=4500, ge=1)
     """Steps of the optimiser."""
     batch_size: int | None = Field(
@@ -91,6 +94,9 @@ class TissueTraining(Settings):
     """cpu, cuda, cuda:1, mps; auto takes the first that is there."""
     resume: bool = False
     """Go on from the last checkpoint in the output folder."""
+    overwrite: bool = False
+    """Begin anew where the output folder holds a training; without it or --resume that is an
+    error."""
 
     @field_validator("widths")
     @classmethod
@@ -98,6 +104,11 @@ class TissueTraining(Settings):
         if widths and (len(widths) != 5 or min(widths) < 1):
             raise ValueError("five numbers of at least 1, one for each level")
         return widths
+
+    @property
+    def state_file(self) -> Path:
+        """What a training that was stopped goes on from."""
+        return self.output / "checkpoint.pt"
 
     @property
     def peak_rate(self) -> float:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import cv2
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 from torch.utils.data import Dataset
 
-from wsiprep.core.errors import ManifestError, TissueInputError
+from wsiprep.core.errors import ManifestError, ResolutionError, SlideError, TissueInputError
 from wsiprep.core.types import Box, Size, SlideInfo
+from wsiprep.metrics.tissue import resample_mask
+from wsiprep.slide.catalog import looks_like_slide
+from wsiprep.slide.config import SlideConfig
+from wsiprep.slide.open import open_slide
+from wsiprep.slide.search import FLAT_SUFFIXES
 from wsiprep.synth.thumbnails.draw import draw_scene
 from wsiprep.synth.thumbnails.labels import CLASSES, Thumbnail
 from wsiprep.synth.thumbnails.scene import sample_scene
-from wsiprep.tissue.given import given_tissue
+from wsiprep.synth.thumbnails.stains import Stain
+from wsiprep.tissue.given import MAX_PIXELS, given_tissue
 from wsiprep.train.tissue.framing import Framing
 
 __all__ = ["Pair", "Sample", "Thumbnails", "read_pairs", "read_textures", "sample_of"]
@@ -27,6 +35,8 @@ __all__ = ["Pair", "Sample", "Thumbnails", "read_pairs", "read_textures", "sampl
 Sample = tuple[Tensor, Tensor, Tensor]
 """uint8 (3, h, w) RGB; uint8 (h, w) labels; uint8 (h, w) which of them are known."""
 PICTURES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+THUMBNAIL_MPP: Final = 8.0
+"""Of images of which nothing is said."""
 _REAL_DOMAIN, _SCENE_STRIDE = 23, 1 << 24
 
 
@@ -45,6 +55,26 @@ class Pair:
     split: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Image:
+    """A picture, or the thumbnail of a slide.
+
+    Attributes:
+        pixels: uint8 (h, w, 3) RGB.
+        info: What masks refer to; a picture is a slide without levels.
+        asked_mpp: µm per pixel that were asked for.
+    """
+
+    pixels: NDArray[np.uint8]
+    info: SlideInfo
+    asked_mpp: float
+
+    @property
+    def mpp(self) -> float:
+        """µm per pixel as they are."""
+        return self.info.mpp * self.info.size0.width / int(self.pixels.shape[1])
+
+
 class Thumbnails(Dataset[Sample]):
     """Thumbnail number i is always the same, whoever asks for it.
 
@@ -56,6 +86,7 @@ class Thumbnails(Dataset[Sample]):
         pairs: Real thumbnails.
         real_share: Their share.
         textures: uint8 (h, w, 3) pictures of tissue.
+        own: Stains by name that are none of `synth.thumbnails.stains.STAINS`.
     """
 
     def __init__(
@@ -67,9 +98,11 @@ class Thumbnails(Dataset[Sample]):
         pairs: Sequence[Pair] = (),
         real_share: float = 0.0,
         textures: Sequence[NDArray[np.uint8]] = (),
+        own: Mapping[str, Stain] | None = None,
     ) -> None:
         self.seed, self.count, self.framing = seed, count, framing
         self.stains, self.textures = tuple(stains), tuple(textures)
+        self.own = dict(own or {})
         self.pairs, self.real_share = tuple(pairs), real_share if pairs else 0.0
 
     def __len__(self) -> int:
@@ -84,7 +117,7 @@ class Thumbnails(Dataset[Sample]):
             pair = self.pairs[int(rng.integers(len(self.pairs)))]
             made = self.framing.varied(rng, pair.thumbnail)
         else:
-            scene = sample_scene(self.seed * _SCENE_STRIDE + index, self.stains)
+            scene = sample_scene(self.seed * _SCENE_STRIDE + index, self.stains, self.own)
             made = draw_scene(scene, self.framing.drawn_shape(rng), self.textures)
         turned = [
             np.ascontiguousarray(np.rot90(a, int(k)) if not flip else np.rot90(a, int(k))[:, ::-1])
@@ -116,19 +149,25 @@ def read_textures(folder: Path) -> list[NDArray[np.uint8]]:
 def read_pairs(table: Path) -> list[Pair]:
     """Real thumbnails from a CSV; paths are relative to it.
 
-    Columns: image; tissue, pen, edge, fold (masks of the image's size; not zero is the class; a
-    cell that is empty means unknown; `none` means nowhere); ignore (a mask of what is not to be
-    learnt); mpp; split. Whether there is tissue under ink is never learnt.
+    Columns: image; tissue, pen, edge, fold (masks; not zero is the class; a cell that is empty
+    means unknown; `none` means nowhere); ignore (a mask of what is not to be learnt); mpp (of what
+    is learnt from, 8 without it); slide_mpp; split. Whether there is tissue under ink is never
+    learnt.
+
+    An image is a plain picture, or a slide, of which the thumbnail at `mpp` is taken. A slide is
+    what a reader of slides lists by its name; of TIFF files those that are tiled or pyramids.
+    Masks are PNG or TIFF of the image's shape, at any scale, or GeoJSON in pixels of a picture, or
+    in level-0 pixels of a slide. `slide_mpp` is for slides that do not say how fine they are.
 
     Raises:
-        ManifestError: the table, a picture or a mask cannot be used.
+        ManifestError: the table, an image or a mask cannot be used.
     """
     try:
         with table.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as err:
         raise ManifestError(f"{table} cannot be read: {err}.") from err
-    allowed = {"image", "ignore", "mpp", "split", *CLASSES}
+    allowed = {"image", "ignore", "mpp", "slide_mpp", "split", *CLASSES}
     unknown = set(rows[0]) - allowed if rows else set()
     if not rows or "image" not in rows[0] or unknown:
         raise ManifestError(
@@ -143,9 +182,10 @@ def read_pairs(table: Path) -> list[Pair]:
 def _pair(table: Path, number: int, row: dict[str, str]) -> Pair:
     where = f"line {number} of {table}"
     path = table.parent / (row["image"] or "")
-    pixels = _picture(path)
-    label = np.zeros(pixels.shape[:2], np.uint8)
-    known = np.zeros(pixels.shape[:2], np.uint8)
+    mpp = _positive(row, "mpp", where) or THUMBNAIL_MPP
+    image = _image(path, mpp, _positive(row, "slide_mpp", where), where)
+    label = np.zeros(image.pixels.shape[:2], np.uint8)
+    known = np.zeros_like(label)
     cells = {name: (row.get(name) or "").strip() for name in CLASSES}
     for bit, (name, cell) in enumerate(cells.items()):
         if not cell:
@@ -153,43 +193,91 @@ def _pair(table: Path, number: int, row: dict[str, str]) -> Pair:
         known |= np.uint8(1 << bit)
         if cell != "none":
             shared = list(cells.values()).count(cell) > 1
-            label[_mask(table.parent / cell, path, label.shape, where, name, shared)] |= 1 << bit
+            label[_mask(table.parent / cell, image, where, name, shared)] |= 1 << bit
     under_ink = (label & _bit("pen")) > 0
     known[under_ink] &= ~(_bit("tissue") | _bit("fold"))
     ignored = (row.get("ignore") or "").strip()
     if ignored not in ("", "none"):
-        known[_mask(table.parent / ignored, path, label.shape, where, "ignore", False)] = 0
-    try:
-        mpp = float(row.get("mpp") or 8.0)
-    except ValueError as err:
-        raise ManifestError(f"{where}: mpp '{row['mpp']}' is no number.") from err
+        known[_mask(table.parent / ignored, image, where, "ignore", False)] = 0
     split = row.get("split") or "train"
     if split not in ("train", "val"):
         raise ManifestError(f"{where}: split '{split}' is neither train nor val.")
-    return Pair(path.name, Thumbnail(pixels, label, known, mpp), split)
+    return Pair(path.name, Thumbnail(image.pixels, label, known, image.mpp), split)
+
+
+def _positive(row: dict[str, str], column: str, where: str) -> float | None:
+    """The number in a cell, None where it is empty."""
+    cell = (row.get(column) or "").strip()
+    if not cell:
+        return None
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not (value > 0 and math.isfinite(value)):
+        raise ManifestError(f"{where}: {column} '{cell}' is no number above 0.")
+    return value
+
+
+def _image(path: Path, mpp: float, slide_mpp: float | None, where: str) -> _Image:
+    if not _is_slide(path, where):
+        if slide_mpp is not None:
+            raise ManifestError(
+                f"{where}: {path.name} is a picture, and slide_mpp is for slides.",
+                hint="Give µm per pixel of a picture as `mpp`.",
+            )
+        pixels = _picture(path)
+        size = Size(pixels.shape[1], pixels.shape[0])
+        info = SlideInfo(
+            id=path.name, uri=str(path), reader="image", reader_reason="", vendor=None, size0=size,
+            mpp=mpp, mpp_source="override", objective=None, downsamples=(1.0,), level_sizes=(size,),
+            bounds0=Box(0, 0, size.width, size.height), fingerprint="",
+        )  # fmt: skip
+        return _Image(pixels, info, mpp)
+    try:
+        with open_slide(path, SlideConfig(slide_mpp=slide_mpp)) as slide:
+            info, shrink = slide.info, min(1.0, slide.info.mpp / mpp)
+            if info.size0.width * info.size0.height * shrink**2 > MAX_PIXELS:
+                raise ManifestError(
+                    f"{where}: a thumbnail of {path.name} at {mpp:g} µm/px is too large.",
+                    hint="`mpp` is that of the thumbnail, 6 to 32; `slide_mpp` that of level 0.",
+                )
+            pixels = slide.thumbnail(mpp)
+    except SlideError as err:
+        missing = isinstance(err, ResolutionError)
+        hint = "Give µm per level-0 pixel in the column `slide_mpp`." if missing else err.hint
+        raise ManifestError(f"{where}: {path.name}: {err.message}", hint=hint) from err
+    return _Image(pixels, info, mpp)
+
+
+def _is_slide(path: Path, where: str) -> bool:
+    """Whether an image is opened as a slide, not read as a picture."""
+    if path.suffix.lower() in FLAT_SUFFIXES or not looks_like_slide(path):
+        return False
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return True
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return bool(tiff.pages.first.is_tiled) or len(tiff.series[0].levels) > 1
+    except tifffile.TiffFileError:  # a picture of another kind
+        return False
+    except Exception as err:  # tifffile raises whatever it likes on odd files
+        raise ManifestError(f"{where}: {path} does not decode as TIFF: {err}.") from err
 
 
 def _bit(name: str) -> np.uint8:
     return np.uint8(1 << CLASSES.index(name))
 
 
-def _mask(
-    path: Path, image: Path, shape: tuple[int, ...], where: str, name: str, shared: bool
-) -> NDArray[np.bool_]:
-    """A mask or outlines, read as those that a user gives for a slide, at the image's size.
+def _mask(path: Path, image: _Image, where: str, name: str, shared: bool) -> NDArray[np.bool_]:
+    """A mask or outlines, read as those that a user gives for a slide, at the thumbnail's size.
 
     Of outlines in a file that stands in several columns, or where any is classified `Pen`, `Edge`
     or `Fold`, each column takes those of its class, and `tissue` all others; there may be none.
     Other outlines are all of the column in which they stand.
     """
-    size = Size(shape[1], shape[0])
-    info = SlideInfo(
-        id=image.name, uri=str(image), reader="image", reader_reason="", vendor=None, size0=size,
-        mpp=1.0, mpp_source="override", objective=None, downsamples=(1.0,), level_sizes=(size,),
-        bounds0=Box(0, 0, size.width, size.height), fingerprint="",
-    )  # fmt: skip
     try:
-        given = given_tissue(path, info, 1.0)
+        given = given_tissue(path, image.info, image.asked_mpp)
     except TissueInputError as err:
         raise ManifestError(f"{where}: {err.message}", hint=err.hint) from err
     seen = {kind: getattr(given, kind) for kind in ("pen", "edge", "fold")}
@@ -200,12 +288,7 @@ def _mask(
             f"{where}: {path.name} marks no {name}.",
             hint="Write `none` where there is none; leave the cell empty where it is unknown.",
         )
-    if mask.shape != shape[:2]:
-        enlarged = cv2.resize(
-            mask.astype(np.uint8), (size.width, size.height), interpolation=cv2.INTER_NEAREST
-        )
-        mask = np.asarray(enlarged) > 0
-    return mask
+    return resample_mask(mask, (image.pixels.shape[0], image.pixels.shape[1]))
 
 
 def _picture(path: Path) -> NDArray[np.uint8]:

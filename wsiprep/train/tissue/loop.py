@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from wsiprep import __version__
-from wsiprep.core.config import digest
-from wsiprep.core.errors import ConfigError, DeviceError, OutputError
-from wsiprep.core.report import OnStep, TrainStep
+from wsiprep.core.errors import ConfigError, DeviceError, ManifestError
+from wsiprep.core.report import OnNote, OnStep, TrainStep
 from wsiprep.encoders.load import resolve_device
 from wsiprep.store.disk import check_writable, output_errors, write_whole
 from wsiprep.synth.thumbnails.stains import STAINS
 from wsiprep.train.tissue.config import TissueTraining
 from wsiprep.train.tissue.data import Sample, Thumbnails, read_pairs, read_textures
+from wsiprep.train.tissue.inputs import FILES, input_digests
+from wsiprep.train.tissue.stains import read_stains
+from wsiprep.train.tissue.state import State, check_folder, what_decides
 from wsiprep.train.tissue.student import Student
 from wsiprep.train.tissue.validate import iou_scores, validation_sets, validation_sheet
 from wsiprep.views.overlay import encode_jpeg
@@ -32,10 +31,7 @@ from wsiprep.views.overlay import encode_jpeg
 __all__ = ["Trained", "train_tissue"]
 
 WARM_UP_STEPS = 200
-AVERAGE_DECAY = 0.998
-"""Of the moving average of weights, which is what is validated and kept."""
-CHECKPOINT, LOG, SHEET = "checkpoint.pt", "training.csv", "validation.jpg"
-State = dict[str, Tensor]
+SHEET = "validation.jpg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,65 +51,67 @@ class Trained:
     pictures: tuple[Path, ...]
 
 
-def train_tissue(cfg: TissueTraining, on_step: OnStep = lambda _: None) -> Trained:
+def train_tissue(
+    cfg: TissueTraining, on_step: OnStep = lambda _: None, on_note: OnNote = lambda _: None
+) -> Trained:
     """Train, validate now and then, keep checkpoints, write the network and a contact sheet.
 
     A run that was stopped goes on from its last checkpoint with `resume`, and on a CPU ends with
-    the network that it would have had undisturbed, to the bit.
+    the network that it would have had undisturbed, to the bit. `on_note` is told what is not as
+    one may think.
 
     Raises:
-        ConfigError: `resume` without a checkpoint or with other settings; no stain is left; the
-            loss is not finite.
-        ManifestError: the real thumbnails cannot be used.
+        ConfigError: the folder has a checkpoint, and neither `resume` nor `overwrite` is set;
+            `resume` without a checkpoint, with other settings or files; `stains` cannot be
+            used, or none is left; the loss is not finite.
+        ManifestError: the real thumbnails cannot be used, or none can be trained on where all that
+            is trained on is to be real.
         OutputError: the output folder cannot be written.
         WeightsError: the checkpoint to be tuned cannot be used.
         DeviceError: there is no such device, or it has no memory for a step.
     """
-    stains = [name for name in STAINS if name not in cfg.leave_out]
-    if unknown := set(cfg.leave_out) - set(STAINS):
+    own = read_stains(cfg.stains) if cfg.stains else {}
+    stains = [name for name in (*STAINS, *own) if name not in cfg.leave_out]
+    if unknown := set(cfg.leave_out) - {*STAINS, *own}:
         raise ConfigError(f"--leave-out: there is no stain {', '.join(sorted(unknown))}.")
     if not stains:
         raise ConfigError("--leave-out leaves no stain to draw.")
+    check_folder(cfg)
     check_writable(cfg.output)
     pairs = read_pairs(cfg.data) if cfg.data else []
     textures = read_textures(cfg.textures) if cfg.textures else []
     torch.manual_seed(cfg.seed)
     with _room(cfg):
         student = _student(cfg)
+    inputs = input_digests(cfg, pairs, textures, own)
     told = (1 << len(student.classes)) - 1
     pairs = [pair for pair in pairs if (pair.thumbnail.known & told).any()]
-    with output_errors(cfg.output):
-        cfg.output.mkdir(parents=True, exist_ok=True)
-    module = student.module
-    tuned = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    optimiser = torch.optim.AdamW(
-        tuned.values(), cfg.peak_rate, (0.9, 0.99), weight_decay=cfg.weight_decay
-    )
-    average = {name: value.detach().clone() for name, value in _moving(module, tuned).items()}
-    first, log = 0, list[dict[str, Any]]()
-    if cfg.resume:
-        first, log = _resume(cfg, module, tuned, average, optimiser)
+    real = [pair for pair in pairs if pair.split == "train"]
+    if cfg.data and not real:
+        _tell_none_real(cfg, student.classes, on_note)
+    state = State(cfg, student.module, inputs)
+    first, log = state.begin()
 
     training = Thumbnails(
         cfg.seed, cfg.steps * cfg.thumbnails_a_step, student.framing, stains,
-        [p for p in pairs if p.split == "train"], cfg.share_of_real, textures,
+        real, cfg.share_of_real, textures, own,
     )  # fmt: skip
-    validation = validation_sets(cfg, student, stains, pairs)
+    validation = validation_sets(cfg, student, stains, pairs, own)
     scores: dict[str, float] = {}
     smooth, shown_at, began = None, first, time.perf_counter()
     batches = enumerate(_batches(training, cfg, first), start=first + 1)
     for step, batch in batches:
         rate = _rate(cfg, step)
-        for group in optimiser.param_groups:
+        for group in state.optimiser.param_groups:
             group["lr"] = rate
-        module.train()
+        student.module.train()
         with _room(cfg):
             loss = student.loss(batch, step)
-            optimiser.zero_grad(set_to_none=True)
+            state.optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
-            torch.nn.utils.clip_grad_norm_(tuned.values(), 1.0)
-            optimiser.step()
-        _follow(average, _moving(module, tuned), step)
+            torch.nn.utils.clip_grad_norm_(state.tuned.values(), 1.0)
+            state.optimiser.step()
+        state.follow(step)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise ConfigError(
@@ -122,11 +120,11 @@ def train_tissue(cfg: TissueTraining, on_step: OnStep = lambda _: None) -> Train
         smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
         validate = step % cfg.validate_every == 0 or step == cfg.steps
         if validate:
-            with _averaged(module, tuned, average):
+            with state.averaged():
                 scores = {k: v for name, items in validation.items()
                           for k, v in iou_scores(name, student, items).items()}  # fmt: skip
             log.append({"step": step, "loss": round(smooth, 5), **scores})
-            _keep(cfg, step, module, tuned, average, optimiser, log)
+            state.keep(step, log)
         if validate or step % 20 == 0:
             seconds = time.perf_counter() - began
             speed = (step - shown_at) * cfg.thumbnails_a_step / max(seconds, 1e-9)
@@ -137,14 +135,27 @@ def train_tissue(cfg: TissueTraining, on_step: OnStep = lambda _: None) -> Train
         "wsiprep": __version__,
         "settings": _recorded(cfg),
         "textures": len(textures),
-        "pairs": [p.name for p in pairs if p.split == "train"],
+        "stains": {name: asdict(stain) for name, stain in own.items()},
+        "pairs": [pair.name for pair in real],
     }
-    with _averaged(module, tuned, average), output_errors(cfg.output):
+    with state.averaged(), output_errors(cfg.output):
         path, use = student.save(cfg.output, facts)
         sheet = validation_sheet(student, validation)
     write_whole(cfg.output / SHEET, encode_jpeg(sheet))
     last = {k: v for k, v in log[-1].items() if "/" in k} if log else {}
     return Trained(path, use, last, (cfg.output / SHEET,))
+
+
+def _tell_none_real(cfg: TissueTraining, classes: Sequence[str], on_note: OnNote) -> None:
+    """Say that there is nothing real to train on, though a table was given."""
+    what = f"{cfg.data} has no row of split train with a mask of {' or '.join(classes)}"
+    if cfg.share_of_real == 1:
+        raise ManifestError(
+            f"{what}, and only real thumbnails are to be trained on.",
+            hint="Add masks, or train on drawn thumbnails alone with --real-share 0.",
+        )
+    if cfg.share_of_real > 0:
+        on_note(f"{what}: only drawn thumbnails are trained on.")
 
 
 def _student(cfg: TissueTraining) -> Student:
@@ -171,16 +182,10 @@ def _room(cfg: TissueTraining) -> Iterator[None]:
         ) from err
 
 
-def _what_decides(cfg: TissueTraining) -> dict[str, Any]:
-    """Settings that the network depends on."""
-    aside = {"output", "workers", "device", "resume", "validate_every"}
-    return {k: v for k, v in cfg.canonical().items() if k not in aside}
-
-
 def _recorded(cfg: TissueTraining) -> dict[str, Any]:
     """Settings as they are kept with the network: of files the names alone."""
-    given = {"data": cfg.data, "textures": cfg.textures, "checkpoint": cfg.checkpoint}
-    return {**_what_decides(cfg), **{k: path.name if path else None for k, path in given.items()}}
+    given = {name: getattr(cfg, name) for name in FILES}
+    return {**what_decides(cfg), **{k: path.name if path else None for k, path in given.items()}}
 
 
 def _batches(data: Thumbnails, cfg: TissueTraining, first: int) -> Iterator[list[Sample]]:
@@ -201,78 +206,3 @@ def _rate(cfg: TissueTraining, step: int) -> float:
         return cfg.peak_rate * step / warm
     done = (step - warm) / max(1, cfg.steps - warm)
     return cfg.peak_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-
-
-def _moving(module: nn.Module, tuned: dict[str, nn.Parameter]) -> State:
-    """What training changes: tuned weights, and statistics of normalisation."""
-    return {**tuned, **{name: b for name, b in module.named_buffers() if b.is_floating_point()}}
-
-
-@torch.no_grad()
-def _follow(average: State, moving: State, step: int) -> None:
-    """Moving average of weights; at the beginning over fewer steps."""
-    decay = min(AVERAGE_DECAY, (1 + step) / (10 + step))
-    for name, kept in average.items():
-        kept.lerp_(moving[name], 1 - decay)
-
-
-@contextmanager
-def _averaged(module: nn.Module, tuned: dict[str, nn.Parameter], average: State) -> Iterator[None]:
-    """Within it the module has the averaged weights, and infers."""
-    moving = _moving(module, tuned)
-    own = {name: value.detach().clone() for name, value in moving.items()}
-    module.eval()
-    with torch.no_grad():
-        for name, value in moving.items():
-            value.copy_(average[name])
-        try:
-            yield
-        finally:
-            for name, value in moving.items():
-                value.copy_(own[name])
-
-
-def _keep(
-    cfg: TissueTraining, step: int, module: nn.Module, tuned: dict[str, nn.Parameter],
-    average: State, optimiser: torch.optim.Optimizer, log: list[dict[str, Any]],
-) -> None:  # fmt: skip
-    """Write a checkpoint and the log; each is whole or not there."""
-    state = {
-        "key": digest(_what_decides(cfg)), "step": step, "log": log, "average": average,
-        "moving": {name: v.detach() for name, v in _moving(module, tuned).items()},
-        "optimiser": optimiser.state_dict(),
-    }  # fmt: skip
-    data = io.BytesIO()
-    torch.save(state, data)
-    write_whole(cfg.output / CHECKPOINT, data.getvalue())
-    text = io.StringIO()
-    names = list(dict.fromkeys(name for row in log for name in row))
-    table = csv.DictWriter(text, names, lineterminator="\n")
-    table.writeheader()
-    table.writerows(log)
-    write_whole(cfg.output / LOG, text.getvalue().encode())
-
-
-def _resume(
-    cfg: TissueTraining, module: nn.Module, tuned: dict[str, nn.Parameter],
-    average: State, optimiser: torch.optim.Optimizer,
-) -> tuple[int, list[dict[str, Any]]]:  # fmt: skip
-    """Put the last checkpoint back; how many steps it had taken, and its log."""
-    path = cfg.output / CHECKPOINT
-    if not path.is_file():
-        raise ConfigError(f"there is no checkpoint {path} to go on from.", hint="Drop --resume.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError) as err:
-        raise OutputError(f"checkpoint {path} cannot be read: {err}.") from err
-    if state["key"] != digest(_what_decides(cfg)):
-        raise ConfigError(
-            f"checkpoint {path} was made with other settings.",
-            hint="Pass the same settings, or another --output.",
-        )
-    with torch.no_grad():
-        for name, value in _moving(module, tuned).items():
-            value.copy_(state["moving"][name])
-            average[name].copy_(state["average"][name])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"]), list(state["log"])

@@ -31,6 +31,7 @@ from wsiprep.train.sam_tuning import (
 from wsiprep.train.tissue.config import TissueTraining
 from wsiprep.train.tissue.data import Sample
 from wsiprep.train.tissue.framing import Framing, Wholes
+from wsiprep.train.tissue.inputs import start_file
 
 __all__ = ["SamStudent", "sam_student"]
 
@@ -47,12 +48,12 @@ def sam_student(cfg: TissueTraining, device: torch.device) -> SamStudent:
         WeightsError: it cannot be used.
         PluginUnavailableError: LoRA is asked for, and `peft` is not installed.
     """
-    if cfg.checkpoint is None:
+    path = start_file(cfg)
+    if path is None:
         raise ConfigError(
             "--model sam is tuned from weights that exist already.",
             hint="Give --checkpoint FILE, and --sam vit_b, vit_l or vit_h as they are.",
         )
-    path = segmenter.Config(checkpoint=str(cfg.checkpoint), model=cfg.sam).checkpoint_file()
     network = load_sam(path, cfg.sam, str(device), segmenter.remedy(cfg.sam))
     return SamStudent(network.sam, cfg.sam, Tuning(cfg.lora_rank), cfg.seed)
 

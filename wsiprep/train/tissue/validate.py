@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from wsiprep.synth.thumbnails.labels import CLASSES
+from wsiprep.synth.thumbnails.stains import Stain
 from wsiprep.train.tissue.config import TissueTraining
 from wsiprep.train.tissue.data import Pair, Sample, Thumbnails, sample_of
 from wsiprep.train.tissue.losses import class_bits
@@ -29,13 +30,15 @@ SHADES = {
 
 
 def validation_sets(
-    cfg: TissueTraining, student: Student, stains: Sequence[str], pairs: Sequence[Pair]
-) -> dict[str, list[Sample]]:
+    cfg: TissueTraining, student: Student, stains: Sequence[str], pairs: Sequence[Pair],
+    own: Mapping[str, Stain] | None = None,
+) -> dict[str, list[Sample]]:  # fmt: skip
     """Thumbnails by set: drawn in known stains, drawn in stains left out, real."""
     count, framing = VALIDATION_COUNT[cfg.model], student.framing
-    sets = {"drawn": Thumbnails(VALIDATION_SEED, count, framing, stains)}
+    sets = {"drawn": Thumbnails(VALIDATION_SEED, count, framing, stains, own=own)}
     if cfg.leave_out:
-        sets["unseen"] = Thumbnails(VALIDATION_SEED + 1, count, framing, cfg.leave_out)
+        unseen = Thumbnails(VALIDATION_SEED + 1, count, framing, cfg.leave_out, own=own)
+        sets["unseen"] = unseen
     samples = {name: [data[k] for k in range(len(data))] for name, data in sets.items()}
     if real := [pair for pair in pairs if pair.split == "val"]:
         made = [framing.validated(pair.thumbnail) for pair in real]
