@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 CLASSES: Final = ("tissue", "pen", "edge", "fold")
-WIDTHS: Final = (16, 24, 48, 96, 160)
+WIDTHS: Final = (16, 32, 64, 128, 192)
 """Channels at 1/2, 1/4 ... 1/32 of the side."""
 _WORDS: Final = "wsiprep"
 MULTIPLE: Final = 2 ** len(WIDTHS)

@@ -273,6 +273,11 @@ def test_a_run_that_was_stopped_ends_the_same(tmp_path: Path) -> None:
     assert one.read_bytes() == two.read_bytes()
     with pytest.raises(ConfigError, match="other settings"):
         train_assistant(run("stopped", resume=True, seed=2), "instruct")
+    with pytest.raises(ConfigError, match=r"holds a training already: state\.pt"):
+        train_assistant(run("whole"), "instruct")
+    assert one.read_bytes() == two.read_bytes()
+    anew = train_assistant(run("whole", overwrite=True, seed=2), "instruct")
+    assert (anew.checkpoint / "weights.safetensors").read_bytes() != two.read_bytes()
 
 
 def test_dry_run_tells_what_it_takes(tmp_path: Path) -> None:

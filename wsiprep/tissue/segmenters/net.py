@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["VERSION", "Config", "NetSegmenter", "create"]
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same thumbnail would give another mask."""
 
 FINEST_MPP: Final = 6.0

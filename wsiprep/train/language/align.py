@@ -27,13 +27,14 @@ from wsiprep.models.objectives.combination import combine
 from wsiprep.models.text.bert import read_bert
 from wsiprep.models.text.tokenizer import Tokenizer, train_bpe, train_words
 from wsiprep.models.towers import parameters_of
+from wsiprep.train.folder import check_folder
 from wsiprep.train.language.align_losses import AlignLosses, Asked, Micro
 from wsiprep.train.language.cases import Batch, Cases, accounts, training_cases
 from wsiprep.train.language.checkpoint import save_aligned
 from wsiprep.train.language.config import LanguageTraining
 from wsiprep.train.language.launcher import check_launcher
 from wsiprep.train.language.libraries import check_align_libraries
-from wsiprep.train.language.loop import RunPlan, Trained, train
+from wsiprep.train.language.loop import STATE, RunPlan, Trained, train
 from wsiprep.train.language.manifest import Sample, read_manifest
 from wsiprep.train.language.memory import room
 from wsiprep.train.language.optimiser import Rate
@@ -243,6 +244,8 @@ def assemble_align(cfg: LanguageTraining) -> Prepared:
     """
     named = load_recipe(cfg.recipe)
     recipe = section(named, "align", AlignRecipe, cfg.set)
+    if not cfg.dry_run:
+        check_folder(cfg.output / STATE, resume=cfg.resume, overwrite=cfg.overwrite)
     samples = read_manifest(cfg.data)
     given = samples if cfg.val is None else read_manifest(cfg.val)
     learn = [one for one in samples if one.split in ("", "train") and caption_of(one)]

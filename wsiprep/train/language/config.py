@@ -55,6 +55,9 @@ class LanguageTraining(StoredSamples):
     """Write events for TensorBoard besides log.csv."""
     resume: bool = False
     """Go on from the state in the output folder."""
+    overwrite: bool = False
+    """Begin anew where the output folder holds a training; without it or --resume that is an
+    error."""
     dry_run: bool = False
     """Print parameters, patches and memory, take one step without keeping it, and stop."""
 

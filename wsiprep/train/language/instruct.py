@@ -28,6 +28,7 @@ from wsiprep.models.language.choices import option_texts
 from wsiprep.models.language.templates import Turn
 from wsiprep.models.sampling import generator_for
 from wsiprep.models.text.tokenizer import Tokenizer, train_bpe
+from wsiprep.train.folder import check_folder
 from wsiprep.train.language.assistant_checkpoint import Start, read_start, save_assistant
 from wsiprep.train.language.assistant_config import AssistantTraining, Command
 from wsiprep.train.language.cases import Batch, Cases, accounts, training_cases
@@ -35,7 +36,7 @@ from wsiprep.train.language.conversations import conversations_of, question_of, 
 from wsiprep.train.language.instruct_config import AssistantRecipe
 from wsiprep.train.language.launcher import check_launcher
 from wsiprep.train.language.libraries import check_assistant_libraries
-from wsiprep.train.language.loop import RunPlan, Trained, train
+from wsiprep.train.language.loop import STATE, RunPlan, Trained, train
 from wsiprep.train.language.manifest import Sample, read_manifest
 from wsiprep.train.language.master import hold_in_float32
 from wsiprep.train.language.memory import room
@@ -277,6 +278,8 @@ def assemble_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
     """
     named = load_recipe(cfg.recipe)
     recipe = section(named, command, AssistantRecipe, cfg.set)
+    if not cfg.dry_run:
+        check_folder(cfg.output / STATE, resume=cfg.resume, overwrite=cfg.overwrite)
     parts = with_llm(recipe.model, cfg.llm)
     device = resolve_device(cfg.device)
     check_launcher(cfg.precision, device.type, sharded=cfg.shard)

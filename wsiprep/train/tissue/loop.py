@@ -19,11 +19,12 @@ from wsiprep.core.report import OnNote, OnStep, TrainStep
 from wsiprep.encoders.load import resolve_device
 from wsiprep.store.disk import check_writable, output_errors, write_whole
 from wsiprep.synth.thumbnails.stains import STAINS
+from wsiprep.train.folder import check_folder
 from wsiprep.train.tissue.config import TissueTraining
 from wsiprep.train.tissue.data import Sample, Thumbnails, read_pairs, read_textures
 from wsiprep.train.tissue.inputs import FILES, input_digests
 from wsiprep.train.tissue.stains import read_stains
-from wsiprep.train.tissue.state import State, check_folder, what_decides
+from wsiprep.train.tissue.state import State, what_decides
 from wsiprep.train.tissue.student import Student
 from wsiprep.train.tissue.validate import iou_scores, validation_sets, validation_sheet
 from wsiprep.views.overlay import encode_jpeg
@@ -76,7 +77,7 @@ def train_tissue(
         raise ConfigError(f"--leave-out: there is no stain {', '.join(sorted(unknown))}.")
     if not stains:
         raise ConfigError("--leave-out leaves no stain to draw.")
-    check_folder(cfg)
+    check_folder(cfg.state_file, resume=cfg.resume, overwrite=cfg.overwrite)
     check_writable(cfg.output)
     pairs = read_pairs(cfg.data) if cfg.data else []
     textures = read_textures(cfg.textures) if cfg.textures else []

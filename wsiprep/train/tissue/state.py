@@ -17,7 +17,7 @@ from wsiprep.store.disk import output_errors, write_whole
 from wsiprep.train.tissue.config import TissueTraining
 from wsiprep.train.tissue.inputs import FILES
 
-__all__ = ["Rows", "State", "check_folder", "what_decides"]
+__all__ = ["Rows", "State", "what_decides"]
 
 AVERAGE_DECAY = 0.998
 """Of the moving average of weights, which is what is validated and kept."""
@@ -25,27 +25,6 @@ LOG = "training.csv"
 Rows = list[dict[str, Any]]
 """Of the log: step, loss and scores of each validation."""
 _Tensors = dict[str, Tensor]
-
-
-def check_folder(cfg: TissueTraining) -> None:
-    """Refuse to begin where another training would be lost, and to go on where there is none.
-
-    Raises:
-        ConfigError: the output folder has a checkpoint, and neither `resume` nor `overwrite` is
-            set; both are; `resume` is, and there is none.
-    """
-    path = cfg.state_file
-    if cfg.resume and cfg.overwrite:
-        raise ConfigError(
-            "--resume goes on with a training and --overwrite begins it anew.", hint="Pass one."
-        )
-    if cfg.resume and not path.is_file():
-        raise ConfigError(f"there is no checkpoint {path} to go on from.", hint="Drop --resume.")
-    if path.exists() and not (cfg.resume or cfg.overwrite):
-        raise ConfigError(
-            f"{cfg.output} holds a training already: {path.name}.",
-            hint="Pass --resume to go on with it, --overwrite to replace it, or another --output.",
-        )
 
 
 def what_decides(cfg: TissueTraining) -> dict[str, Any]:
