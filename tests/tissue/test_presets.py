@@ -12,7 +12,7 @@ from wsiprep.core.config import override
 from wsiprep.core.errors import ConfigError
 from wsiprep.grid import GridConfig, make_grid
 from wsiprep.tasks.config import PrepareConfig, SegmentConfig
-from wsiprep.tasks.slides import preset_notes
+from wsiprep.tasks.setting_notes import preset_notes
 from wsiprep.tissue import TissueConfig, detect_tissue
 from wsiprep.tissue.presets import PATCH_PRESETS
 

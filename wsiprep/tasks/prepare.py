@@ -38,12 +38,12 @@ from wsiprep.tasks.inputs import SlideRef, gather
 from wsiprep.tasks.interrupt import stop_requests
 from wsiprep.tasks.record import Record
 from wsiprep.tasks.redo import RedoLog
+from wsiprep.tasks.setting_notes import setting_notes
 from wsiprep.tasks.slides import (
     load_decoders,
     load_encoders,
     own_mpp,
     own_settings,
-    preset_notes,
     random_weights,
 )
 from wsiprep.tasks.steps import Context, place, segment
@@ -133,7 +133,8 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
     encoders = load_encoders(stages(cfg).encoding, cfg.run.device)
     workers = cfg.run.workers or default_workers()
     decoders = load_decoders(configs, encoders, workers)
-    for note in (*inputs.notes, *preset_notes(configs), *random_weights(encoders)):
+    settled = setting_notes(cfg, inputs, configs)
+    for note in (*inputs.notes, *settled, *random_weights(encoders)):
         on_event(Event("note", text=note))
     with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,9 @@ __all__ = ["TissueConfig", "as_flags"]
 SEEN = ("pen", "edge", "fold")
 """What a segmenter may see beside tissue, in the order in which it is stored and shown."""
 
+NEXT_OPTION = re.compile(r"\s*[;,][;,\s]*(?=[\w:.-]+\s*=)")
+"""Between two options: a separator that KEY= comes after, so that paths may hold one."""
+
 
 class TissueConfig(Settings):
     """What counts as tissue. Each may be a manifest column, for one slide alone."""
@@ -31,7 +34,7 @@ class TissueConfig(Settings):
     segmenter_option: tuple[str, ...] = Field(
         default=(), json_schema_extra=flag(metavar="KEY=VALUE")
     )
-    """Option of the segmenter, as KEY=VALUE; may be repeated."""
+    """Option of the segmenter, as KEY=VALUE; may be repeated, or several separated by ; or ,."""
     tissue_mpp: float = Field(default=8.0, ge=0.5, le=64)
     """µm per pixel of the thumbnail on which tissue is found."""
     min_tissue_area: float = Field(default=0.05, ge=0)
@@ -69,6 +72,14 @@ class TissueConfig(Settings):
             return ()
         # Unknown names stay, for the error that lists the known ones.
         return tuple(sorted(set(names), key=lambda n: SEEN.index(n) if n in SEEN else len(SEEN)))
+
+    @field_validator("segmenter_option", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        """Take `threshold=0.3;points=2`, as a manifest cell has it."""
+        if not isinstance(value, (list, tuple)):
+            return value
+        return tuple(o for text in value for o in NEXT_OPTION.split(str(text).strip(" ;,")))
 
     @model_validator(mode="wrap")
     @classmethod

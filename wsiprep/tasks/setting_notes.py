@@ -1,0 +1,67 @@
+"""What a user should know of the settings of a run's slides, before the first one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wsiprep.tasks.config import AnyConfig, Stages, stages
+from wsiprep.tasks.inputs import Inputs
+from wsiprep.tissue.config import as_flags
+from wsiprep.tissue.presets import PATCH_PRESETS
+
+__all__ = ["preset_notes", "setting_notes"]
+
+FEW = 5
+"""Slides that a note names."""
+
+
+def setting_notes(cfg: AnyConfig, inputs: Inputs, configs: Sequence[AnyConfig]) -> list[str]:
+    """Sentences for the user, each once: presets, and settings that are not for all slides.
+
+    Args:
+        cfg: Settings of the command.
+        inputs: Its slides.
+        configs: The settings of each, as `own_settings` makes them.
+    """
+    return [*preset_notes(configs), *_option_notes(cfg, inputs, configs)]
+
+
+def preset_notes(configs: Sequence[AnyConfig]) -> list[str]:
+    """What the presets of a run's slides gave, each sentence once."""
+    notes = [note for cfg in configs for note in _preset_note(stages(cfg))]
+    return list(dict.fromkeys(notes))
+
+
+def _preset_note(stage: Stages) -> list[str]:
+    if stage.tissue is None or stage.tissue.preset is None:
+        return []
+    notes = [stage.tissue.preset_note() or ""]
+    beside = PATCH_PRESETS.get(stage.tissue.preset, {})
+    if stage.patches is None:
+        later = as_flags(beside)
+        return [*notes, f"For its patches give `wsiprep coords` {later}."] if later else notes
+    taken = {k: v for k, v in beside.items() if k not in stage.patches.model_fields_set}
+    return [*notes, f"For its patches: {as_flags(taken)}."] if taken else notes
+
+
+def _option_notes(cfg: AnyConfig, inputs: Inputs, configs: Sequence[AnyConfig]) -> list[str]:
+    """Which slides have another segmenter than the one that the options were given for."""
+    given = stages(cfg).tissue
+    if given is None or "segmenter_option" not in given.model_fields_set:
+        return []
+    others: dict[str, list[str]] = {}
+    for ref, own in zip(inputs.slides, configs, strict=True):
+        tissue = stages(own).tissue
+        if tissue is not None and "segmenter_option" not in tissue.model_fields_set:
+            others.setdefault(tissue.segmenter, []).append(ref.id)
+    options = as_flags({"segmenter_option": given.segmenter_option})
+    return [
+        f"{options} is for '{given.segmenter}'; slides with '{name}' do not take it: {few(slides)}."
+        for name, slides in others.items()
+    ]
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return ", ".join(names[:FEW]) + more
