@@ -174,6 +174,43 @@ def test_what_is_evaluated_when_nothing_is_said():
     assert (run.kind, run.label) == ("run", "run")
 
 
+@pytest.mark.parametrize(("column", "cell"), [("preset", "cytology"), ("segmenter", "otsu")])
+def test_each_slide_is_evaluated_as_it_would_be_segmented(folder, tmp_path, column, cell):
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(
+        f"path,reference,{column}\n{folder}/a.png,{folder}/a_mask.png,{cell}\n"
+        f"{folder}/b.png,{folder}/b_mask.png,\n"
+    )
+    given = {"manifest": manifest, "slide_mpp": MPP, "segmenter_option": ("threshold=0.6",)}
+    prepare(SegmentConfig.of(output=tmp_path / "run", **given))
+    stored = evaluate_tissue(
+        settings(tmp_path / "s", **{**given, "predicted": (tmp_path / "run",)}, segmenter=())
+    )
+    done = evaluate_tissue(settings(tmp_path / "out", **given, segmenter=()))
+    assert [row.method for row in done.rows] == ["otsu", "net"]
+    assert {row.segmenter for row in done.rows} == {"segment"}
+    assert [row.iou for row in done.rows] == [row.iou for row in stored.rows]
+    notes = " ".join(done.report["notes"])
+    assert "otsu on 1, net on 1" in notes
+    assert "threshold=0.6 is for 'net'; slides with 'otsu' do not take it: a." in notes
+    assert len(done.report["segmenters"]) == 1
+
+
+def test_one_segmenter_for_all_slides_gives_its_name(folder, tmp_path):
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(f"path,reference,preset\n{folder}/a.png,{folder}/a_mask.png,cytology\n")
+    done = evaluate_tissue(settings(tmp_path / "out", manifest=manifest, segmenter=()))
+    assert [(row.segmenter, row.method) for row in done.rows] == [("otsu", "otsu")]
+    (note,) = done.report["notes"]
+    assert "--segmenter otsu, --segmenter-option thin_um=4" in note
+    assert "Set by you" not in note
+    named = evaluate_tissue(settings(tmp_path / "n", manifest=manifest, segmenter=("net",)))
+    assert [(row.segmenter, row.method) for row in named.rows] == [("net", "net")]
+    manifest.write_text(f"path,reference,segmenter\n{folder}/a.png,{folder}/a_mask.png,otsu\n")
+    with pytest.raises(ConfigError, match="cannot be set for one slide here"):
+        evaluate_tissue(settings(tmp_path / "x", manifest=manifest, segmenter=("net",)))
+
+
 def test_a_prediction_that_is_missing_costs_its_own_row(folder, tmp_path):
     manifest = tmp_path / "m.csv"
     manifest.write_text(f"path,reference,predicted\n{folder}/a.png,{folder}/a_mask.png,gone.png\n")

@@ -101,7 +101,6 @@ def test_a_column_that_is_nearly_a_setting_is_told(tmp_path):
         ("", "is empty"),
         ("path\na.svs\n", "no column for the reference"),
         ("reference\na.png\n", "no column for the path"),
-        ("path,reference,segmenter\na,b,otsu\n", "cannot be set for one slide"),
         ("path,reference,mpp,slide_mpp\na,b,1,2\n", "two columns mean slide_mpp"),
         ("path,reference\na,b,c\n", "more cells than columns"),
         ("path,reference\n,b\n", "line 2: there is no path"),

@@ -218,11 +218,6 @@ def _columns(manifest: Path, fields: list[str], notes: list[str]) -> dict[str, s
         name = next((n for n, others in ALIASES.items() if word in others), None)
         if name is not None and word != name and name in plain.values():
             continue  # `mask` beside `reference`: the plain name says it
-        if word == "segmenter":
-            raise ManifestError(
-                f"{manifest}: '{column}' cannot be set for one slide.",
-                hint="Segmenters are compared on the same slides: pass --segmenter.",
-            )
         name = word if name is None and word in settings else name
         if name is None:  # labels and the like, which others put into the same table
             passed.append(column)

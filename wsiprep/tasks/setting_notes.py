@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from wsiprep.tasks.config import AnyConfig, Stages, stages
 from wsiprep.tasks.inputs import Inputs
-from wsiprep.tissue.config import as_flags
+from wsiprep.tissue.config import TissueConfig, as_flags
 from wsiprep.tissue.presets import PATCH_PRESETS
 
-__all__ = ["preset_notes", "setting_notes"]
+__all__ = ["few", "option_notes", "preset_notes", "setting_notes"]
 
 FEW = 5
 """Slides that a note names."""
@@ -23,7 +23,13 @@ def setting_notes(cfg: AnyConfig, inputs: Inputs, configs: Sequence[AnyConfig]) 
         inputs: Its slides.
         configs: The settings of each, as `own_settings` makes them.
     """
-    return [*preset_notes(configs), *_option_notes(cfg, inputs, configs)]
+    notes, given = preset_notes(configs), stages(cfg).tissue
+    if given is None:
+        return notes
+    own = [
+        (r.id, t) for r, c in zip(inputs.slides, configs, strict=True) if (t := stages(c).tissue)
+    ]
+    return [*notes, *option_notes(given, own)]
 
 
 def preset_notes(configs: Sequence[AnyConfig]) -> list[str]:
@@ -44,20 +50,23 @@ def _preset_note(stage: Stages) -> list[str]:
     return [*notes, f"For its patches: {as_flags(taken)}."] if taken else notes
 
 
-def _option_notes(cfg: AnyConfig, inputs: Inputs, configs: Sequence[AnyConfig]) -> list[str]:
-    """Which slides have another segmenter than the one that the options were given for."""
-    given = stages(cfg).tissue
-    if given is None or "segmenter_option" not in given.model_fields_set:
+def option_notes(given: TissueConfig, slides: Iterable[tuple[str, TissueConfig]]) -> list[str]:
+    """Which slides have another segmenter than the one that the options were given for.
+
+    Args:
+        given: Settings of the command.
+        slides: Each slide's id and its own settings.
+    """
+    if "segmenter_option" not in given.model_fields_set:
         return []
     others: dict[str, list[str]] = {}
-    for ref, own in zip(inputs.slides, configs, strict=True):
-        tissue = stages(own).tissue
-        if tissue is not None and "segmenter_option" not in tissue.model_fields_set:
-            others.setdefault(tissue.segmenter, []).append(ref.id)
+    for name, own in slides:
+        if "segmenter_option" not in own.model_fields_set:
+            others.setdefault(own.segmenter, []).append(name)
     options = as_flags({"segmenter_option": given.segmenter_option})
     return [
-        f"{options} is for '{given.segmenter}'; slides with '{name}' do not take it: {few(slides)}."
-        for name, slides in others.items()
+        f"{options} is for '{given.segmenter}'; slides with '{name}' do not take it: {few(named)}."
+        for name, named in others.items()
     ]
 
 

@@ -58,6 +58,7 @@ class TissueRow:
         thumbnail_s: Seconds to read the thumbnail.
         segment_s: Seconds to find tissue on it; None where it was there before.
         mpp: µm per pixel of the grid on which masks were compared.
+        method: What made the mask: the segmenter, or the file.
         path: Where the slide is.
         reference: Where the reference is.
         group: What is resampled as one: the patient, or the slide.
@@ -92,6 +93,7 @@ class TissueRow:
     thumbnail_s: float | None = None
     segment_s: float | None = None
     mpp: float | None = None
+    method: str = ""
     path: str = ""
     reference: str = ""
     group: str = ""

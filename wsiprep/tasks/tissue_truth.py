@@ -91,6 +91,7 @@ def scored(
         thumbnail_s=round(truth.slide.seconds, 4),
         segment_s=None if told.seconds is None else round(told.seconds, 4),
         mpp=float(np.sqrt(truth.mpp[0] * truth.mpp[1])),
+        method=told.mask.method,
         notes=(*truth.notes, *told.mask.notes),
     )  # fmt: skip
     if truth.pen is None or not told.tells_pen:
