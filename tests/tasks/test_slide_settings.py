@@ -66,3 +66,22 @@ def test_options_of_the_command_stay_with_its_segmenter(tmp_path, column, cell, 
 def test_an_option_that_the_slides_segmenter_lacks_is_still_refused(tmp_path):
     with pytest.raises(ConfigError, match="no such option"):
         settled(tmp_path, "path,segmenter,segmenter_option\na.svs,otsu,threshold=0.3\n")
+
+
+def test_settings_that_say_nothing_of_a_given_mask_are_named(tmp_path):
+    found, notes = settled(
+        tmp_path,
+        "path,mask,smooth\na.svs,a.png,\nb.svs,,\nc.svs,c.png,\nd.svs,d.png,3\n",
+        preset="biopsy", holes="remove", exclude="none", tissue_mpp=8.0,
+    )  # fmt: skip
+    assert len(found) == 4
+    told = [note for note in notes if "mask of your own" in note]
+    assert told == [
+        "--exclude none, --holes remove: not for a mask of your own, which is taken as it is"
+        " (a, c).",
+        "--exclude none, --holes remove, --smooth 3: not for a mask of your own, which is taken"
+        " as it is (d).",
+    ]
+    by_mask, by_segmenter = (note for note in notes if note.startswith("preset biopsy"))
+    assert by_mask == "preset biopsy: --section-gap 400. Set by you: --tissue-mpp 8."
+    assert "--min-tissue-area 0.01" in by_segmenter

@@ -29,7 +29,7 @@ def setting_notes(cfg: AnyConfig, inputs: Inputs, configs: Sequence[AnyConfig]) 
     own = [
         (r.id, t) for r, c in zip(inputs.slides, configs, strict=True) if (t := stages(c).tissue)
     ]
-    return [*notes, *option_notes(given, own)]
+    return [*notes, *option_notes(given, own), *_mask_notes(own)]
 
 
 def preset_notes(configs: Sequence[AnyConfig]) -> list[str]:
@@ -67,6 +67,18 @@ def option_notes(given: TissueConfig, slides: Iterable[tuple[str, TissueConfig]]
     return [
         f"{options} is for '{given.segmenter}'; slides with '{name}' do not take it: {few(named)}."
         for name, named in others.items()
+    ]
+
+
+def _mask_notes(slides: Iterable[tuple[str, TissueConfig]]) -> list[str]:
+    """Which settings were given though the tissue of a slide is given, too."""
+    idle: dict[str, list[str]] = {}
+    for name, own in slides:
+        if settings := as_flags({k: v or "none" for k, v in own.not_with_mask().items()}):
+            idle.setdefault(settings, []).append(name)
+    return [
+        f"{settings}: not for a mask of your own, which is taken as it is ({few(named)})."
+        for settings, named in idle.items()
     ]
 
 

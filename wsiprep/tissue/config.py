@@ -20,6 +20,9 @@ SEEN = ("pen", "edge", "fold")
 NEXT_OPTION = re.compile(r"\s*[;,][;,\s]*(?=[\w:.-]+\s*=)")
 """Between two options: a separator that KEY= comes after, so that paths may hold one."""
 
+WITH_MASK = frozenset({"mask", "preset", "tissue_mpp", "section_gap"})
+"""Settings that say something where the tissue is given."""
+
 
 class TissueConfig(Settings):
     """What counts as tissue. Each may be a manifest column, for one slide alone."""
@@ -66,6 +69,8 @@ class TissueConfig(Settings):
             return value
         texts = (value,) if isinstance(value, str) else tuple(map(str, value))
         names = [name for text in texts for name in re.split(r"[\s,;]+", text.strip()) if name]
+        if texts and not names:  # as an unset variable of a shell gives it
+            raise ValueError("give some of pen, edge, fold, or none to take out nothing")
         if "none" in names:
             if set(names) != {"none"}:
                 raise ValueError("'none' stands alone")
@@ -100,11 +105,18 @@ class TissueConfig(Settings):
             return given
         return {k: v for k, v in given.items() if k != "segmenter_option"}
 
+    def not_with_mask(self) -> dict[str, Any]:
+        """What was set, by you and not by a preset, though it says nothing of a given mask."""
+        names = [] if self.mask is None else sorted(self.model_fields_set - WITH_MASK)
+        return {name: getattr(self, name) for name in names}
+
     def preset_note(self) -> str | None:
         """What the preset gave, and what was set by the user instead; None without preset."""
         if self.preset is None:
             return None
         given = self._of_preset(self.preset, self.segmenter)
+        if self.mask is not None:
+            given = {k: v for k, v in given.items() if k in WITH_MASK}
         taken = {k: v for k, v in given.items() if k not in self.model_fields_set}
         kept = {k: getattr(self, k) for k in given if k in self.model_fields_set}
         own = f" Set by you: {as_flags(kept)}." if kept else ""
