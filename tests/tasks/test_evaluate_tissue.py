@@ -110,7 +110,17 @@ def test_a_folder_of_pairs(folder, tmp_path):
     )
     assert otsu["pooled"]["iou"]["value"] == pytest.approx(shared / (shared + lost + kept))
     assert otsu["pooled"]["precision"]["value"] == pytest.approx(shared / (shared + kept))
-    assert otsu["pooled"]["kept_mm2"] == pytest.approx(kept)
+    assert otsu["pooled"]["kept_mm2"]["value"] == pytest.approx(kept)
+    assert otsu["pooled"]["area_error_mm2"]["value"] == pytest.approx(kept - lost)
+    far = sum(row.boundary_um * row.outline_mm for row in (a, b))
+    mean_um = far / (a.outline_mm + b.outline_mm)
+    assert otsu["pooled"]["boundary_um"]["value"] == pytest.approx(mean_um)
+    assert otsu["pooled"]["boundary_um"]["slides"] == 2
+    for found in otsu["pooled"].values():
+        assert found["low"] <= found["value"] <= found["high"]
+    wide = otsu["pooled"]["kept_mm2"]
+    each = sorted(row.kept_mm2 for row in done.rows)
+    assert 3 * each[0] - 1e-9 <= wide["low"] < wide["value"] < wide["high"] <= 3 * each[2] + 1e-9
     assert otsu["seconds"]["median"] > 0
     assert report["settings"]["tissue"]["tissue_mpp"] == 8.0
     assert sorted(p.name for p in out.iterdir()) == ["tissue.csv", "tissue.json", "worst.jpg"]

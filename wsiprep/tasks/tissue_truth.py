@@ -85,6 +85,7 @@ def scored(
         row,
         iou=over.iou, dice=over.dice, precision=over.precision, recall=over.recall,
         boundary_um=scores.boundary_um, hausdorff95_um=scores.hausdorff95_um,
+        outline_mm=scores.outline_mm,
         area_error=over.area_error, area_error_mm2=over.area_error_mm2,
         predicted_mm2=over.predicted_mm2, reference_mm2=over.reference_mm2,
         shared_mm2=over.shared_mm2, lost_mm2=over.lost_mm2, kept_mm2=over.kept_mm2,
