@@ -38,6 +38,8 @@ def test_table_json_and_exit_code(folder, tmp_path):
     report = json.loads((out / "tissue.json").read_text(encoding="utf-8"))
     mean = report["segmenters"][0]["mean"]["iou"]
     assert f"{mean['value']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}]" in lines["otsu"]
+    assert "area error" in done.stdout
+    assert f"{report['segmenters'][0]['mean']['area_error']['value']:+.3f}" in lines["otsu"]
     assert "[2/2] ok two" in done.stderr
     done = wsiprep(*command, "--segmenter", "otsu", "--json")
     assert done.returncode == 0, done.stderr

@@ -34,3 +34,13 @@ def test_slides_without_tissue_are_loud(capsys, monkeypatch):
 def test_nothing_is_loud_when_there_is_tissue(capsys, monkeypatch):
     report = RunReport([SlideOutcome("good", "", "ok", tissue_mm2=5.0)])
     assert "NO TISSUE" not in text_of(report, capsys, monkeypatch)
+
+
+def test_slides_out_of_focus_are_loud_for_another_reason(capsys, monkeypatch):
+    blurred = SlideOutcome("soft", "", "empty", tissue_mm2=5.0, blurred=9, reason="out of focus")
+    few = SlideOutcome("few", "", "empty", tissue_mm2=0.3, reason="no patch has enough tissue")
+    text = text_of(RunReport([blurred, few]), capsys, monkeypatch)
+    assert "OUT OF FOCUS on 1 of 2 slides: soft." in text
+    assert "--min-focus" in text
+    assert "NO TISSUE" not in text
+    assert text.count("OUT OF FOCUS") == 2, "in the table, too"

@@ -140,3 +140,11 @@ def test_wrong_arrays_are_refused():
             overlap_of(bad, good, MPP)
     with pytest.raises(ValueError, match="positive"):
         overlap_of(good, good, (0.0, 1.0))
+
+
+def test_the_length_of_outlines_pools_distances():
+    square = np.zeros((40, 40), bool)
+    square[10:20, 10:20] = True
+    scores = compare_masks(square, square, (2.0, 2.0))
+    assert scores.outline_mm == pytest.approx(2 * 36 * 2.0 / 1000)
+    assert compare_masks(square, np.zeros_like(square), (2.0, 2.0)).outline_mm is None

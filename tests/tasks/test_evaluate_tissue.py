@@ -110,7 +110,17 @@ def test_a_folder_of_pairs(folder, tmp_path):
     )
     assert otsu["pooled"]["iou"]["value"] == pytest.approx(shared / (shared + lost + kept))
     assert otsu["pooled"]["precision"]["value"] == pytest.approx(shared / (shared + kept))
-    assert otsu["pooled"]["kept_mm2"] == pytest.approx(kept)
+    assert otsu["pooled"]["kept_mm2"]["value"] == pytest.approx(kept)
+    assert otsu["pooled"]["area_error_mm2"]["value"] == pytest.approx(kept - lost)
+    far = sum(row.boundary_um * row.outline_mm for row in (a, b))
+    mean_um = far / (a.outline_mm + b.outline_mm)
+    assert otsu["pooled"]["boundary_um"]["value"] == pytest.approx(mean_um)
+    assert otsu["pooled"]["boundary_um"]["slides"] == 2
+    for found in otsu["pooled"].values():
+        assert found["low"] <= found["value"] <= found["high"]
+    wide = otsu["pooled"]["kept_mm2"]
+    each = sorted(row.kept_mm2 for row in done.rows)
+    assert 3 * each[0] - 1e-9 <= wide["low"] < wide["value"] < wide["high"] <= 3 * each[2] + 1e-9
     assert otsu["seconds"]["median"] > 0
     assert report["settings"]["tissue"]["tissue_mpp"] == 8.0
     assert sorted(p.name for p in out.iterdir()) == ["tissue.csv", "tissue.json", "worst.jpg"]
@@ -172,6 +182,43 @@ def test_what_is_evaluated_when_nothing_is_said():
         settings(Path("o"), segmenter=(), predicted=(Path("x/run"),)), []
     )
     assert (run.kind, run.label) == ("run", "run")
+
+
+@pytest.mark.parametrize(("column", "cell"), [("preset", "cytology"), ("segmenter", "otsu")])
+def test_each_slide_is_evaluated_as_it_would_be_segmented(folder, tmp_path, column, cell):
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(
+        f"path,reference,{column}\n{folder}/a.png,{folder}/a_mask.png,{cell}\n"
+        f"{folder}/b.png,{folder}/b_mask.png,\n"
+    )
+    given = {"manifest": manifest, "slide_mpp": MPP, "segmenter_option": ("threshold=0.6",)}
+    prepare(SegmentConfig.of(output=tmp_path / "run", **given))
+    stored = evaluate_tissue(
+        settings(tmp_path / "s", **{**given, "predicted": (tmp_path / "run",)}, segmenter=())
+    )
+    done = evaluate_tissue(settings(tmp_path / "out", **given, segmenter=()))
+    assert [row.method for row in done.rows] == ["otsu", "net"]
+    assert {row.segmenter for row in done.rows} == {"segment"}
+    assert [row.iou for row in done.rows] == [row.iou for row in stored.rows]
+    notes = " ".join(done.report["notes"])
+    assert "otsu on 1, net on 1" in notes
+    assert "threshold=0.6 is for 'net'; slides with 'otsu' do not take it: a." in notes
+    assert len(done.report["segmenters"]) == 1
+
+
+def test_one_segmenter_for_all_slides_gives_its_name(folder, tmp_path):
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(f"path,reference,preset\n{folder}/a.png,{folder}/a_mask.png,cytology\n")
+    done = evaluate_tissue(settings(tmp_path / "out", manifest=manifest, segmenter=()))
+    assert [(row.segmenter, row.method) for row in done.rows] == [("otsu", "otsu")]
+    (note,) = done.report["notes"]
+    assert "--segmenter otsu, --segmenter-option thin_um=4" in note
+    assert "Set by you" not in note
+    named = evaluate_tissue(settings(tmp_path / "n", manifest=manifest, segmenter=("net",)))
+    assert [(row.segmenter, row.method) for row in named.rows] == [("net", "net")]
+    manifest.write_text(f"path,reference,segmenter\n{folder}/a.png,{folder}/a_mask.png,otsu\n")
+    with pytest.raises(ConfigError, match="cannot be set for one slide here"):
+        evaluate_tissue(settings(tmp_path / "x", manifest=manifest, segmenter=("net",)))
 
 
 def test_a_prediction_that_is_missing_costs_its_own_row(folder, tmp_path):

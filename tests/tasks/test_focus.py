@@ -136,6 +136,46 @@ def test_a_run_drops_what_is_blurred(tissue, tmp_path):
     np.testing.assert_array_equal(again.focus, sharp.focus)
 
 
+def test_slides_that_are_too_coarse_have_no_focus_and_lose_nothing(tissue, tmp_path):
+    assert np.isfinite(scores(tissue, 1.05)).any(), "a scan that calls itself 10x"
+    assert np.isnan(scores(tissue, 1.2)).all()
+    names = []
+    for name in ("coarse", "other"):
+        names.append(str(tmp_path / f"{name}.png"))
+        picture = cv2.resize(tissue, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        cv2.imwrite(names[-1], picture[..., ::-1])
+    seen = []
+    common = {"slides": tuple(names), "slide_mpp": 4.0, "output": tmp_path / "o", "mpp": 4.0}
+    prepare(SegmentConfig.of(**{k: v for k, v in common.items() if k != "mpp"}))
+    report = prepare(
+        CoordsConfig.of(**common, patch_size=64, min_focus=RECOMMENDED, overlay=False), seen.append
+    )
+    assert [row.status for row in report.rows] == ["ok", "ok"]
+    assert all(row.patches for row in report.rows)
+    assert all("focus is not measured at 4 µm/px" in row.notes[-1] for row in report.rows)
+    told = [e.text for e in seen if e.kind == "note" and "--min-focus" in e.text]
+    assert len(told) == 1, "once for all slides"
+    assert np.isnan(FeatureStore(tmp_path / "o" / "coarse.zarr").grid().focus).all()
+
+
+def test_a_slide_that_lost_all_patches_says_to_what(tissue, tmp_path):
+    slide = tmp_path / "soft.png"
+    cv2.imwrite(str(slide), blur(tissue, 8.0)[..., ::-1])
+    common = {"slides": (str(slide),), "slide_mpp": 0.5, "output": tmp_path / "o"}
+    prepare(SegmentConfig.of(**common))
+    plain = prepare(CoordsConfig.of(**common, overlay=False, patch_size=512))
+    config = CoordsConfig.of(**common, overlay=False, min_focus=0.6)
+    for again in ("", " (recorded by an earlier run)"):
+        report = prepare(config)
+        (row,) = report.rows
+        assert (row.status, row.patches) == ("empty", 0)
+        assert row.blurred > plain.rows[0].patches > 0
+        assert row.reason == f"all {row.blurred} patches are out of focus{again}"
+        assert "--min-focus" in row.remedy
+        assert report.out_of_focus == [row]
+        assert report.without_tissue == []
+
+
 def test_it_is_part_of_what_decides_a_grid():
     plain = GridConfig().canonical()
     assert "focus" not in plain

@@ -127,6 +127,28 @@ def test_manifest_columns_named_as_tissue_settings(tmp_path):
         gather(manifest(tmp_path, "path,patch_size\na.svs,512\n"))
 
 
+def test_a_column_that_is_nearly_a_setting_is_told_once(tmp_path):
+    touch(tmp_path / "a.svs", tmp_path / "b.svs")
+    inputs = gather(
+        manifest(
+            tmp_path,
+            "path,smoooth,minTissueArea,--holes,slide mp,stain,stage,age,site,label,section,block\n"
+            "a.svs,3,1,remove,0.5,x,x,x,x,x,x,x\nb.svs,3,1,remove,0.5,x,x,x,x,x,x,x\n",
+        )
+    )
+    assert all(ref.overrides == {} for ref in inputs.slides)
+    assert len(inputs.notes) == 4, "columns of the user's own are not spoken of"
+    said = zip(
+        inputs.notes,
+        ("smoooth", "minTissueArea", "--holes", "slide mp"),
+        ("smooth", "min_tissue_area", "holes", "slide_mpp"),
+        strict=True,
+    )
+    for note, column, setting in said:
+        assert f"column '{column}' is passed over" in note
+        assert f"`{setting}`" in note
+
+
 def test_manifest_without_paths_selects_from_the_slides_given(tmp_path):
     touch(tmp_path / "s" / "a.svs", tmp_path / "s" / "b.svs")
     path = tmp_path / "list.csv"

@@ -88,13 +88,19 @@ def test_a_manifest_in_full(tmp_path):
     assert [p.id for p in pairs] == ["c"]
 
 
+def test_a_column_that_is_nearly_a_setting_is_told(tmp_path):
+    pairs, notes = from_manifest(tmp_path, "path,reference,smoooth,refrence_pen,stain\na,b,3,c,x\n")
+    assert pairs[0].overrides == {}
+    assert ["`smooth`" in notes[0], "`reference_pen`" in notes[1]] == [True, True]
+    assert len(notes) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "is empty"),
         ("path\na.svs\n", "no column for the reference"),
         ("reference\na.png\n", "no column for the path"),
-        ("path,reference,segmenter\na,b,otsu\n", "cannot be set for one slide"),
         ("path,reference,mpp,slide_mpp\na,b,1,2\n", "two columns mean slide_mpp"),
         ("path,reference\na,b,c\n", "more cells than columns"),
         ("path,reference\n,b\n", "line 2: there is no path"),

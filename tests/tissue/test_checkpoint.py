@@ -80,6 +80,25 @@ def test_missing_weights_say_what_to_get(tmp_path, monkeypatch):
         sam.Config(checkpoint="hf-hub:a b/c").canonical()
 
 
+def test_without_a_network_nothing_is_tried_again(tmp_path, monkeypatch):
+    asked = []
+
+    class NoNetwork:
+        def head(self, url, timeout):
+            asked.append(url)
+            raise RuntimeError("Name or service not known")
+
+    def download(*args, **more):
+        raise AssertionError("which tries for half a minute")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.get_session", NoNetwork)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(WeightsError, match=r"cannot be downloaded.*sam_vit_b_01ec64"):
+        sam.Config(device="cpu").canonical()
+    assert len(asked) == 1
+
+
 def test_the_hub_cache_is_enough(tmp_path, monkeypatch):
     held = tmp_path / "model.safetensors"
     held.write_bytes(b"weights")

@@ -206,7 +206,7 @@ def test_what_is_excluded(slide, monkeypatch, asked, taken):
     assert mask.sections == [1], "ink over a section does not cut it in two"
 
 
-@pytest.mark.parametrize("wrong", ["ink", "none,pen", 3])
+@pytest.mark.parametrize("wrong", ["ink", "none,pen", 3, "", " , ", ("",)])
 def test_what_cannot_be_excluded(wrong):
     with pytest.raises(ValueError, match="exclude"):
         TissueConfig(exclude=wrong)

@@ -236,6 +236,30 @@ def test_classes(tmp_path):
         assert found.mask[:50, :100].all(), "what is given as tissue is tissue"
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+def test_what_is_to_be_ignored_is_taken_out_of_tissue(tmp_path, turn):
+    whole = [
+        feature(polygon(SQUARE), section=3),
+        feature(polygon(SQUARE[:3]), classification={"name": "Fold"}),
+        feature(polygon(HOLE), classification={"name": "Ignore*"}),
+    ]
+    found = rasterise(tmp_path, whole[::turn])
+    with_hole = rasterise(tmp_path, feature(polygon(SQUARE, HOLE), section=3))
+    np.testing.assert_array_equal(found.mask, with_hole.mask)
+    np.testing.assert_array_equal(found.section, with_hole.section)
+    assert found.fold[13:25, 25:50].any(), "what was seen there is still seen"
+
+
+def test_points_and_lines_beside_polygons_are_left_out_and_counted(tmp_path):
+    line = {"type": "LineString", "coordinates": [[1, 2], [3, 4]]}
+    point = {"type": "Point", "coordinates": [5, 6]}
+    found = rasterise(
+        tmp_path, [feature(line), feature(polygon(SQUARE)), feature(line), feature(point)]
+    )
+    np.testing.assert_array_equal(found.mask, rasterise(tmp_path, polygon(SQUARE)).mask)
+    assert found.notes == ("t.geojson: what has no area is left out (2 LineString, 1 Point).",)
+
+
 @pytest.mark.parametrize(
     "more",
     [

@@ -12,9 +12,10 @@ from wsiprep.core.config import override
 from wsiprep.core.errors import ConfigError
 from wsiprep.grid import GridConfig, make_grid
 from wsiprep.tasks.config import PrepareConfig, SegmentConfig
-from wsiprep.tasks.slides import preset_notes
+from wsiprep.tasks.setting_notes import preset_notes
 from wsiprep.tissue import TissueConfig, detect_tissue
-from wsiprep.tissue.presets import PATCH_PRESETS
+from wsiprep.tissue.presets import PATCH_PRESETS, PRESETS
+from wsiprep.tissue.sections import find_sections
 
 MPP = 4.0
 
@@ -139,3 +140,34 @@ def test_options_of_a_presets_segmenter_go_with_it_alone():
     detect_tissue(slide((2, 2, 1.0)), other)  # whose options would be refused
     with pytest.raises(ConfigError, match="thin_um"):
         detect_tissue(slide(), TissueConfig(segmenter="net", segmenter_option=("thin_um=4",)))
+
+
+def cores(count, apart_um, torn_um=0.0, shift_um=0.0):
+    """bool (h, w) at the preset's µm/px: needle cores of 0.7 x 10 mm, each torn in two places."""
+    mpp = PRESETS["biopsy"]["tissue_mpp"]
+
+    def px(um):
+        return round(um / mpp)
+
+    mask = np.zeros((px(2000 + shift_um + count * (700 + apart_um)), px(12_000)), bool)
+    for core in range(count):
+        top = px(1000 + shift_um + core * (700 + apart_um))
+        mask[top : top + px(700), px(1000) : px(11_000)] = True
+        for left in (4000.0, 7200.0):
+            mask[top : top + px(700), px(left) : px(left + torn_um)] = False
+    return mask
+
+
+@pytest.mark.parametrize("shift_um", [0.0, 12.0, 28.0])
+@pytest.mark.parametrize(
+    ("count", "apart_um", "torn_um"),
+    [(6, 520, 0), (6, 450, 0), (6, 520, 300), (3, 1500, 300), (1, 0, 300)],
+)
+def test_biopsy_parts_parallel_cores_and_joins_what_was_one(count, apart_um, torn_um, shift_um):
+    cfg = TissueConfig(preset="biopsy")
+    mask = cores(count, apart_um, torn_um, shift_um)
+    found = find_sections(mask, (cfg.tissue_mpp, cfg.tissue_mpp), gap_um=cfg.section_gap)
+    assert found.max() == count
+    rows = np.flatnonzero(mask.any(axis=1))
+    for row in rows:
+        assert len(np.unique(found[row][mask[row]])) == 1, "fragments of a core are one"

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from wsiprep.cli._console import print_json, stderr
 from wsiprep.cli._progress import COLOURS, show_progress
-from wsiprep.core.report import NO_TISSUE_REMEDY, OnEvent, RunReport
+from wsiprep.core.report import NO_TISSUE_REMEDY, OUT_OF_FOCUS_REMEDY, OnEvent, RunReport
 
 __all__ = ["execute", "finish", "print_estimate"]
 
@@ -22,7 +22,9 @@ MAX_ROWS = 40
 """Rows of the closing table; failures and slides without tissue are always all shown."""
 
 FEW = 5
-"""Slides without tissue that are named below the table."""
+"""Slides without tissue, or out of focus, that are named below the table."""
+
+LOUD = "[bold black on yellow]"
 
 
 def execute(cfg: Any) -> None:
@@ -81,8 +83,12 @@ def _print_report(report: RunReport, log: str) -> None:
         ("what to know", "left"),
     ):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    bare = report.without_tissue
-    loud = [row for row in report.rows if row.status == "failed" or row in bare]
+    marks = [
+        ("NO TISSUE", report.without_tissue, NO_TISSUE_REMEDY),
+        ("OUT OF FOCUS", report.out_of_focus, OUT_OF_FOCUS_REMEDY),
+    ]
+    marked = {row.slide: mark for mark, rows, _ in marks for row in rows}
+    loud = [row for row in report.rows if row.status == "failed" or row.slide in marked]
     quiet = [row for row in report.rows if row not in loud]
     shown = loud + quiet[: max(0, MAX_ROWS - len(loud))]
     for row in sorted(shown, key=report.rows.index):
@@ -96,8 +102,8 @@ def _print_report(report: RunReport, log: str) -> None:
         table.add_row(
             escape(row.slide),
             f"[{COLOURS[row.status]}]{row.status}[/]"
-            if row not in bare
-            else "[bold black on yellow]NO TISSUE[/]",
+            if row.slide not in marked
+            else f"{LOUD}{marked[row.slide]}[/]",
             str(row.patches) if row.patches else "",
             f"{row.tissue_mm2:.2f}" if row.tissue_mm2 else "",
             f"{row.seconds:.1f}",
@@ -117,14 +123,15 @@ def _print_report(report: RunReport, log: str) -> None:
         f"details in {escape(log)}",
         highlight=False,
     )
-    if bare:
-        names = ", ".join(row.slide for row in bare[:FEW])
-        more = f" and {len(bare) - FEW} more" if len(bare) > FEW else ""
-        console.print(
-            f"[bold black on yellow]NO TISSUE[/] on {len(bare)} of {len(report.rows)} slides: "
-            f"{escape(names)}{more}. {escape(NO_TISSUE_REMEDY)}",
-            highlight=False,
-        )
+    for mark, rows, remedy in marks:
+        if rows:
+            names = ", ".join(row.slide for row in rows[:FEW])
+            more = f" and {len(rows) - FEW} more" if len(rows) > FEW else ""
+            console.print(
+                f"{LOUD}{mark}[/] on {len(rows)} of {len(report.rows)} slides: "
+                f"{escape(names)}{more}. {escape(remedy)}",
+                highlight=False,
+            )
     for line in report.profile.lines() if report.profile is not None else ():
         console.print(escape(line), highlight=False)
     if report.interrupted:

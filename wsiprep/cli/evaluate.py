@@ -135,6 +135,7 @@ def _print(report: dict[str, Any], output: str) -> None:
         "precision",
         "recall",
         "boundary µm",
+        "area error",
         "lost mm²",
         "kept mm²",
         *(["pen recall", "pen precision"] if with_pen else []),
@@ -151,7 +152,8 @@ def _print(report: dict[str, Any], output: str) -> None:
             _interval(mean.get("iou")),
             *(_number(mean.get(name), 3) for name in ("dice", "precision", "recall")),
             _number(mean.get("boundary_um"), 1),
-            *(f"{pooled[n]:.2f}" if n in pooled else "-" for n in ("lost_mm2", "kept_mm2")),
+            _number(mean.get("area_error"), 3, sign="+"),
+            *(_number(pooled.get(name), 2) for name in ("lost_mm2", "kept_mm2")),
             *([_number(mean.get(f"pen_{n}"), 3) for n in ("recall", "precision")] if with_pen
               else []),
             f"{seconds['median']:.2f}" if seconds else "-",
@@ -164,14 +166,16 @@ def _print(report: dict[str, Any], output: str) -> None:
                 f"{escape(what)}: IoU {_interval(one['mean']['iou'], sign='+')}", highlight=False
             )
     stdout().print(
-        "Means over slides; lost and kept are sums; seconds are medians. Pooled numbers, every "
-        f"slide and the worst as pictures: {escape(output)}",
+        "Means over slides; lost and kept are sums; seconds are medians. Intervals of all, pooled "
+        f"numbers, every slide and the worst as pictures: {escape(output)}",
         highlight=False,
     )
 
 
-def _number(value: dict[str, Any] | None, digits: int) -> str:
-    return "-" if value is None or value["value"] is None else f"{value['value']:.{digits}f}"
+def _number(value: dict[str, Any] | None, digits: int, sign: str = "") -> str:
+    if value is None or value["value"] is None:
+        return "-"
+    return f"{value['value']:{sign}.{digits}f}"
 
 
 def _interval(value: dict[str, Any] | None, sign: str = "") -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any, ClassVar, TypeVar, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -132,12 +132,21 @@ def build(model: type[T], *layers: tuple[str, Mapping[str, Any]]) -> T:
         raise _config_error(err, origin_of) from err
 
 
-def override(config: T, values: Mapping[str, Any], origin: str) -> T:
-    """A copy of a command's settings with some leaves replaced and everything validated again."""
+def override(
+    config: T, values: Mapping[str, Any], origin: str, *, without: Set[str] = frozenset()
+) -> T:
+    """A copy of a command's settings with some leaves replaced and everything validated again.
+
+    Args:
+        config: The settings.
+        values: By leaf name.
+        origin: Named in errors.
+        without: Leaves that are left open again, unless `values` has them.
+    """
     current = {
         name: getattr(getattr(config, section), name)
         for section, name, _, _ in leaves(type(config))
-        if name in getattr(config, section).model_fields_set
+        if name in getattr(config, section).model_fields_set and name not in without
     }
     return build(type(config), ("settings", current), (origin, values))
 

@@ -14,6 +14,7 @@ from wsiprep.core.profile import Profile
 
 __all__ = [
     "NO_TISSUE_REMEDY",
+    "OUT_OF_FOCUS_REMEDY",
     "Event",
     "OnEvent",
     "OnNote",
@@ -31,6 +32,11 @@ NO_TISSUE_REMEDY = (
 )
 """What to do about a slide without tissue."""
 
+OUT_OF_FOCUS_REMEDY = (
+    "--min-focus dropped all of their patches: lower it, or look at the values with --focus alone."
+)
+"""What to do about a slide that lost all patches to `min_focus`."""
+
 Status = Literal["ok", "empty", "skipped", "failed"]
 
 
@@ -41,13 +47,14 @@ class SlideOutcome:
     Attributes:
         slide: Slide id.
         path: Where the slide is.
-        status: `ok`; `empty` (no tissue, or no patch with enough of it); `skipped` (all was
-            there already); `failed`.
+        status: `ok`; `empty` (no tissue, no patch with enough of it, or none in focus); `skipped`
+            (all was there already); `failed`.
         stage: Stage that failed, or the last one done.
         error: Class of the error, when failed.
         reason: What failed, or why it was skipped.
         remedy: What to do about it.
         patches: Patches of the grid.
+        blurred: Patches dropped as out of focus, where that left none.
         encoded: Patches encoded in this run (the rest were there already).
         bad_tiles: Patches that could not be read and are marked invalid.
         tissue_mm2: Tissue area.
@@ -67,6 +74,7 @@ class SlideOutcome:
     reason: str = ""
     remedy: str = ""
     patches: int = 0
+    blurred: int = 0
     encoded: int = 0
     bad_tiles: int = 0
     tissue_mm2: float = 0.0
@@ -99,6 +107,11 @@ class RunReport:
     def without_tissue(self) -> list[SlideOutcome]:
         """Rows of slides on which no tissue was found, now or by an earlier run."""
         return [row for row in self.rows if row.status == "empty" and not row.tissue_mm2]
+
+    @property
+    def out_of_focus(self) -> list[SlideOutcome]:
+        """Rows of slides of which all patches were dropped as out of focus, now or before."""
+        return [row for row in self.rows if row.status == "empty" and row.blurred]
 
     @property
     def exit_code(self) -> int:

@@ -21,6 +21,8 @@ MAX_CELLS = 100_000_000
 """A slide of 100,000 x 100,000 px has 39 million cells at a stride of 16 px."""
 
 GRID_VERSION = 1
+FOCUS_VERSION = 2
+"""Raised, like the grid's, whenever sharpness is measured otherwise; only grids with it have it."""
 """Raised when the same settings would place other patches."""
 
 
@@ -31,7 +33,10 @@ def grid_name(cfg: GridConfig) -> str:
 
 def grid_key(cfg: GridConfig, tissue_key: str) -> str:
     """Identity of a grid: all settings that place patches, and the tissue they stand on."""
-    return digest({"version": GRID_VERSION, "tissue": tissue_key, "grid": cfg.canonical()})
+    measured = {"focus_version": FOCUS_VERSION} if cfg.measures_focus else {}
+    return digest(
+        {"version": GRID_VERSION, "tissue": tissue_key, "grid": cfg.canonical(), **measured}
+    )
 
 
 def make_grid(info: SlideInfo, tissue: TissueMask, cfg: GridConfig) -> PatchGrid:

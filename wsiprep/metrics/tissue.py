@@ -98,11 +98,14 @@ class MaskScores:
             pixels of both masks, the distance to the other outline. None unless both mark
             something.
         hausdorff95_um: 95th percentile of those distances, the larger of the two directions.
+        outline_mm: What `boundary_um` is a mean over: pixels of both outlines times their side.
+            With it, distances of several slides can be pooled. None where that is.
     """
 
     overlap: Overlap
     boundary_um: float | None
     hausdorff95_um: float | None
+    outline_mm: float | None = None
 
 
 def overlap_of(predicted: Mask, reference: Mask, mpp: tuple[float, float]) -> Overlap:
@@ -146,7 +149,8 @@ def compare_masks(predicted: Mask, reference: Mask, mpp: tuple[float, float]) ->
     there, back = nearest_um(ours, theirs, mpp), nearest_um(theirs, ours, mpp)
     mean = (float(there.sum()) + float(back.sum())) / (len(there) + len(back))
     far = max(float(np.percentile(d, 95)) for d in (there, back))
-    return MaskScores(overlap, mean, far)
+    length = (len(there) + len(back)) * float(np.sqrt(mpp[0] * mpp[1])) / 1000
+    return MaskScores(overlap, mean, far, length)
 
 
 def resample_mask(mask: Mask, shape: tuple[int, int]) -> Mask:

@@ -20,7 +20,8 @@ from wsiprep.store.claim import find_store
 from wsiprep.store.read import FeatureStore
 from wsiprep.tasks.config import AnyConfig, stages
 from wsiprep.tasks.inputs import SlideRef, gather
-from wsiprep.tasks.slides import load_encoders, own_mpp, own_settings, preset_notes
+from wsiprep.tasks.setting_notes import setting_notes
+from wsiprep.tasks.slides import load_encoders, own_mpp, own_settings
 from wsiprep.tiles.stream import stream_tiles
 from wsiprep.tissue.detect import detect_tissue
 
@@ -92,7 +93,7 @@ def estimate(
     inputs = gather(cfg.inputs)
     configs = own_settings(cfg, inputs)
     encoders = load_encoders(stages(cfg).encoding, cfg.run.device)
-    for note in (*inputs.notes, *preset_notes(configs)):
+    for note in (*inputs.notes, *setting_notes(cfg, inputs, configs)):
         on_event(Event("note", text=note))
     rate = 0.0
     rows = []

@@ -41,7 +41,8 @@ class ComparedTissue(TissueConfig):
         default=(), json_schema_extra=flag(metavar="NAME|LABEL=NAME")
     )
     """Segmenter to evaluate; may be repeated, also the same one under several labels. By default
-    the one of `wsiprep segment`, unless --predicted or the column `predicted` is given."""
+    what `wsiprep segment` does with each slide, also by the columns `segmenter` and `preset`,
+    unless --predicted or the column `predicted` is given."""
     segmenter_option: tuple[str, ...] = Field(
         default=(), json_schema_extra=flag(metavar="[LABEL:]KEY=VALUE")
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,19 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiprep import __version__
-from wsiprep.core.config import digest, override
+from wsiprep.core.config import digest
 from wsiprep.core.errors import EnvironmentProblem, UsageError, WsiprepError
 from wsiprep.core.report import Event, OnEvent, SlideOutcome
 from wsiprep.metrics.tissue import resample_mask
 from wsiprep.slide.open import open_slide, readers
 from wsiprep.store.disk import check_writable, write_whole
-from wsiprep.tasks.evaluate_config import EvaluateTissueConfig
+from wsiprep.tasks.evaluate_config import ComparedTissue, EvaluateTissueConfig
 from wsiprep.tasks.reference_pairs import Pair, find_pairs
+from wsiprep.tasks.setting_notes import option_notes
 from wsiprep.tasks.tissue_candidates import (
+    MIXED,
     Candidate,
     SeenSlide,
+    as_segment,
     candidates,
     check_candidates,
+    names_none,
+    own_settings,
     predict,
 )
 from wsiprep.tasks.tissue_summary import TissueRow, differences, rows_csv, summary
@@ -96,11 +102,11 @@ def evaluate_tissue(
     """
     began = time.monotonic()
     pairs, notes = find_pairs(cfg.pairs)
-    found = candidates(cfg, pairs)
-    configs = [_own_settings(cfg, pair) for pair in pairs]
-    told = [own.tissue.preset_note() for own in configs]
-    notes += dict.fromkeys(note for note in told if note)
-    check_candidates(found, cfg.tissue)
+    configs = own_settings(cfg, pairs)
+    owns = [own.tissue for own in configs]
+    found = candidates(cfg, pairs, owns)
+    notes += _notes(cfg, pairs, owns)
+    check_candidates(found, owns)
     if cfg.slide.reader != "auto":
         readers.load(cfg.slide.reader)
     check_writable(cfg.report.output)
@@ -128,9 +134,20 @@ def evaluate_tissue(
     return TissueEvaluation(tuple(rows), report, tuple(traces))
 
 
-def _own_settings(cfg: EvaluateTissueConfig, pair: Pair) -> EvaluateTissueConfig:
-    """The settings of a slide: those of the command, with its cells of the manifest."""
-    return override(cfg, pair.overrides, f"manifest row of '{pair.id}'") if pair.overrides else cfg
+def _notes(
+    cfg: EvaluateTissueConfig, pairs: Sequence[Pair], owns: Sequence[ComparedTissue]
+) -> list[str]:
+    """What presets gave and, where each slide has a segmenter of its own, which that is."""
+    if not names_none(cfg, pairs):
+        return list(dict.fromkeys(note for own in owns if (note := own.preset_note())))
+    segmented = [(pair.id, as_segment(own)) for pair, own in zip(pairs, owns, strict=True)]
+    told = [note for _, own in segmented if (note := own.preset_note())]
+    told += option_notes(as_segment(cfg.tissue), segmented)
+    counts = Counter(own.segmenter for _, own in segmented)
+    if len(counts) > 1:
+        each = ", ".join(f"{name} on {n}" for name, n in counts.items())
+        told.append(f"'{MIXED}' is what `wsiprep segment` takes for each slide: {each}.")
+    return list(dict.fromkeys(told))
 
 
 def _evaluate(pair: Pair, cfg: EvaluateTissueConfig, found: Sequence[Candidate]) -> _Evaluated:

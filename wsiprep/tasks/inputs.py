@@ -14,6 +14,7 @@ from wsiprep.core.config import leaves
 from wsiprep.core.errors import ManifestError, UsageError
 from wsiprep.slide.catalog import MAX_ID_BYTES, slide_id_of
 from wsiprep.slide.search import FLAT_SUFFIXES, search_folder
+from wsiprep.tasks.columns import near_notes, plain_name
 from wsiprep.tasks.config import InputConfig, PrepareConfig
 
 __all__ = ["Inputs", "SlideRef", "gather"]
@@ -128,7 +129,7 @@ def _unique(paths: Iterable[Path]) -> list[Path]:
 
 def _read_manifest(manifest: Path, paths: list[Path] | None, notes: list[str]) -> list[SlideRef]:
     """Rows as slides; with `paths`, rows without a path are looked up there by name or stem."""
-    rows, columns = _rows(manifest)
+    rows, columns = _rows(manifest, notes)
     if "path" not in columns.values() and paths is None:
         raise ManifestError(
             f"{manifest} has no column for the path.",
@@ -185,7 +186,9 @@ def _check_apart(manifest: Path, slides: list[SlideRef], lines: list[int]) -> No
         namesakes.append((ref, line))
 
 
-def _rows(manifest: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[str, str]]:
+def _rows(
+    manifest: Path, notes: list[str]
+) -> tuple[list[tuple[int, dict[str, str]]], dict[str, str]]:
     """Rows with their line numbers, and manifest column -> our name for columns we use."""
     try:
         text = manifest.read_text(encoding="utf-8-sig")
@@ -198,9 +201,10 @@ def _rows(manifest: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[str, s
         raise ManifestError(f"{manifest} is empty.", hint="Its first line names the columns.")
     settings = {name: section for section, name, _, _ in leaves(PrepareConfig)}
     columns: dict[str, str] = {}
-    plains = {_plain(column) for column in reader.fieldnames}
+    plains = {plain_name(column) for column in reader.fieldnames}
+    passed: list[str] = []
     for column in reader.fieldnames:
-        plain = _plain(column)
+        plain = plain_name(column)
         name = next((n for n, others in ALIASES.items() if plain in others), None)
         if name is not None and plain != name and name in plains:
             continue  # `filename` beside `slide_id`: the plain name says it
@@ -212,11 +216,14 @@ def _rows(manifest: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[str, s
                 hint=f"Pass --{plain.replace('_', '-')} for all; per slide are mpp, mask and the "
                 "settings of tissue detection.",
             )
-        if name is None:
-            continue  # labels and the like, which others put into the same table
+        if name is None:  # labels and the like, which others put into the same table
+            passed.append(column)
+            continue
         if name in columns.values():
             raise ManifestError(f"{manifest}: two columns mean {name}.", hint="Remove one.")
         columns[column] = name
+    own = {name for name, section in settings.items() if section in ("slide", "tissue")}
+    notes += near_notes(manifest, passed, {*own, *ALIASES, "mpp"} - {"patient_id"})
     rows = []
     for row in _parsed(reader, manifest):
         if None in row:
@@ -233,10 +240,6 @@ def _parsed(reader: csv.DictReader[str], manifest: Path) -> Iterator[dict[str, s
         yield from reader
     except csv.Error as err:
         raise ManifestError(f"{manifest}, line {reader.line_num}: {err}.") from err
-
-
-def _plain(column: str) -> str:
-    return column.strip().lower().replace("-", "_").replace(" ", "_")
 
 
 def _checked_id(text: str, where: str) -> str:

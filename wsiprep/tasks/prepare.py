@@ -22,7 +22,7 @@ from wsiprep.core.errors import (
     WsiprepError,
 )
 from wsiprep.core.profile import Profile
-from wsiprep.core.report import NO_TISSUE_REMEDY, Event, OnEvent, RunReport, SlideOutcome
+from wsiprep.core.report import Event, OnEvent, RunReport, SlideOutcome
 from wsiprep.core.types import PatchGrid, TissueMask
 from wsiprep.encoders.load import resolve_device
 from wsiprep.slide.open import open_slide, why_not_tiled
@@ -32,18 +32,19 @@ from wsiprep.store.read import FeatureStore
 from wsiprep.store.schema import LOCKS_FOLDER, TISSUE, WORK_FOLDER, grid_unit
 from wsiprep.store.write import SlideStore
 from wsiprep.tasks import outputs
+from wsiprep.tasks.conclude import blurred, concluded, focus_notes, too_coarse
 from wsiprep.tasks.config import AnyConfig, GridChoice, stages
 from wsiprep.tasks.encode import embed
 from wsiprep.tasks.inputs import SlideRef, gather
 from wsiprep.tasks.interrupt import stop_requests
 from wsiprep.tasks.record import Record
 from wsiprep.tasks.redo import RedoLog
+from wsiprep.tasks.setting_notes import setting_notes
 from wsiprep.tasks.slides import (
     load_decoders,
     load_encoders,
     own_mpp,
     own_settings,
-    preset_notes,
     random_weights,
 )
 from wsiprep.tasks.steps import Context, place, segment
@@ -90,6 +91,11 @@ def prepare_slide(
         if grid is not None:
             ctx.on_event(Event("plan", slide=store.name, text=grid.plan.describe()))
             row = replace(row, patches=len(grid), plan=grid.plan.describe())
+            if name is not None and not len(grid):
+                row = replace(row, blurred=blurred(slide, store, tissue, name))
+            if stage.patches is not None and stage.patches.measures_focus:
+                _say_once(too_coarse(slide.info), ctx)
+                notes = focus_notes(slide.info)
         ctx.stop.check()
 
         row = replace(row, geojson=str(outputs.write_outlines(store, tissue)))
@@ -100,7 +106,7 @@ def prepare_slide(
         if grid is not None and name is not None and stage.encoding is not None:
             done = embed(slide, store, name, grid, encoders, stage.encoding, ctx)
             row = replace(row, encoded=done.patches, bad_tiles=done.bad_tiles)
-            notes = done.notes
+            notes = (*notes, *done.notes)
 
         row = replace(
             row,
@@ -109,7 +115,7 @@ def prepare_slide(
             stage="encode" if stage.encoding else ("patches" if stage.patches else "tissue"),
         )
         new = thumbnail is not None or row.encoded > 0 or before != store.manifest.units
-        return _concluded(row, tissue, grid, new=new)
+        return concluded(row, tissue, grid, new=new)
 
 
 def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
@@ -133,7 +139,8 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
     encoders = load_encoders(stages(cfg).encoding, cfg.run.device)
     workers = cfg.run.workers or default_workers()
     decoders = load_decoders(configs, encoders, workers)
-    for note in (*inputs.notes, *preset_notes(configs), *random_weights(encoders)):
+    settled = setting_notes(cfg, inputs, configs)
+    for note in (*inputs.notes, *settled, *random_weights(encoders)):
         on_event(Event("note", text=note))
     with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -224,7 +231,7 @@ def _attempt(
 
 
 def _say_once(note: str | None, ctx: Context) -> None:
-    """A note on many slides: why the faster readers do not read them."""
+    """A note on many slides, as why the faster readers do not read them."""
     if note is not None and note not in ctx.said:
         ctx.said.add(note)
         ctx.on_event(Event("note", text=note))
@@ -272,27 +279,6 @@ def _chosen_grid(slide: Slide, store: SlideStore, choice: GridChoice) -> tuple[s
             hint=f"Run `wsiprep coords {slide.info.uri} -o {store.out} --overwrite` first.",
         )
     return name, grid
-
-
-def _concluded(
-    row: SlideOutcome, tissue: TissueMask, grid: PatchGrid | None, *, new: bool
-) -> SlideOutcome:
-    """Say in one word and one sentence how the slide ended."""
-    again = "" if new else " (recorded by an earlier run)"
-    if tissue.empty:
-        return replace(
-            row, status="empty", reason="no tissue was found" + again, remedy=NO_TISSUE_REMEDY
-        )
-    if grid is not None and not len(grid):
-        return replace(
-            row,
-            status="empty",
-            reason="no patch has enough tissue" + again,
-            remedy="Lower --min-tissue or --patch-size (or --min-focus, if it is set).",
-        )
-    if not new:
-        return replace(row, status="skipped", reason="all of it was there already")
-    return row
 
 
 def _tidy(work: Path) -> None:

@@ -12,6 +12,7 @@ from wsiprep.core.config import leaves
 from wsiprep.core.errors import ManifestError, UsageError
 from wsiprep.slide.catalog import looks_like_slide, slide_id_of
 from wsiprep.tasks import inputs
+from wsiprep.tasks.columns import near_notes, plain_name
 from wsiprep.tasks.evaluate_config import EvaluateTissueConfig, PairsConfig
 
 __all__ = ["Pair", "find_pairs"]
@@ -131,7 +132,7 @@ def _reference_stem(path: Path, apart: bool) -> str | None:
 
 
 def _of_manifest(manifest: Path, split: str | None, notes: list[str]) -> list[Pair]:
-    rows, columns = _rows(manifest)
+    rows, columns = _rows(manifest, notes)
     for needed in ("path", "reference"):
         if needed not in columns.values():
             raise ManifestError(
@@ -177,7 +178,9 @@ def _path(manifest: Path, text: str) -> Path:
     return path if path.is_absolute() else manifest.parent / path
 
 
-def _rows(manifest: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[str, str]]:
+def _rows(
+    manifest: Path, notes: list[str]
+) -> tuple[list[tuple[int, dict[str, str]]], dict[str, str]]:
     """Rows with their line numbers, and manifest column -> our name for columns we use."""
     try:
         text = manifest.read_text(encoding="utf-8-sig")
@@ -187,7 +190,7 @@ def _rows(manifest: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[str, s
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restval="")
     if not reader.fieldnames:
         raise ManifestError(f"{manifest} is empty.", hint="Its first line names the columns.")
-    columns = _columns(manifest, list(reader.fieldnames))
+    columns = _columns(manifest, list(reader.fieldnames), notes)
     rows: list[tuple[int, dict[str, str]]] = []
     try:
         for row in reader:
@@ -202,29 +205,25 @@ def _rows(manifest: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[str, s
     return rows, columns
 
 
-def _columns(manifest: Path, fields: list[str]) -> dict[str, str]:
+def _columns(manifest: Path, fields: list[str], notes: list[str]) -> dict[str, str]:
     settings = {
         name for section, name, _, _ in leaves(EvaluateTissueConfig)
         if section in ("slide", "tissue")
     }  # fmt: skip
-    plain = {
-        column: column.strip().lower().replace("-", "_").replace(" ", "_") for column in fields
-    }
+    plain = {column: plain_name(column) for column in fields}
+    passed: list[str] = []
     columns: dict[str, str] = {}
     for column in fields:
         word = plain[column]
         name = next((n for n, others in ALIASES.items() if word in others), None)
         if name is not None and word != name and name in plain.values():
             continue  # `mask` beside `reference`: the plain name says it
-        if word == "segmenter":
-            raise ManifestError(
-                f"{manifest}: '{column}' cannot be set for one slide.",
-                hint="Segmenters are compared on the same slides: pass --segmenter.",
-            )
         name = word if name is None and word in settings else name
-        if name is None:
-            continue  # labels and the like, which others put into the same table
+        if name is None:  # labels and the like, which others put into the same table
+            passed.append(column)
+            continue
         if name in columns.values():
             raise ManifestError(f"{manifest}: two columns mean {name}.", hint="Remove one.")
         columns[column] = name
+    notes += near_notes(manifest, passed, {*settings, *ALIASES, "mpp", "patient_id"} - {"group"})
     return columns

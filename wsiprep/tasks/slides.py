@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wsiprep.core.config import leaves, override
@@ -16,25 +16,25 @@ from wsiprep.slide.fingerprint import fingerprint
 from wsiprep.slide.open import readers
 from wsiprep.store.claim import find_store
 from wsiprep.store.schema import safe_name
-from wsiprep.tasks.config import AnyConfig, Stages, stages
+from wsiprep.tasks.config import AnyConfig, stages
 from wsiprep.tasks.inputs import Inputs, SlideRef
 from wsiprep.tiles.device.decode import JpegDecoder, load_decoder
-from wsiprep.tissue.config import as_flags
 from wsiprep.tissue.detect import check_segmenter
-from wsiprep.tissue.presets import PATCH_PRESETS
 
 __all__ = [
     "load_decoders",
     "load_encoders",
     "own_mpp",
     "own_settings",
-    "preset_notes",
     "random_weights",
 ]
 
 
 def own_settings(cfg: AnyConfig, inputs: Inputs) -> list[AnyConfig]:
     """The settings of each slide: those of the command, with its cells of the manifest.
+
+    Options of the segmenter are those of the command's: a slide with another segmenter, by its
+    column or its preset, has its own options or none.
 
     Raises:
         UsageError: a cell is no value of its setting, one mask was given for several slides, or
@@ -53,13 +53,21 @@ def own_settings(cfg: AnyConfig, inputs: Inputs) -> list[AnyConfig]:
     checked: set[str] = set()
     for ref in inputs.slides:
         values = {name: value for name, value in ref.overrides.items() if name in known}
-        own = override(cfg, values, f"manifest row of '{ref.id}'") if values else cfg
+        own = _own(cfg, values, f"manifest row of '{ref.id}'") if values else cfg
         plugins = f"{own.slide.reader} {stages(own).tissue}"
         if plugins not in checked:
             checked.add(plugins)
             _check_plugins(own)
         configs.append(own)
     return configs
+
+
+def _own(cfg: AnyConfig, values: Mapping[str, str], origin: str) -> AnyConfig:
+    own = override(cfg, values, origin)
+    before, after = stages(cfg).tissue, stages(own).tissue
+    if before is None or after is None or before.segmenter == after.segmenter:
+        return own
+    return override(cfg, values, origin, without=frozenset({"segmenter_option"}))
 
 
 def _check_plugins(cfg: AnyConfig) -> None:
@@ -119,24 +127,6 @@ def load_decoders(
             hint="Pass --decode cpu.",
         )
     return {name: load_decoder(name, devices[0], threads) for name in sorted(names)}
-
-
-def preset_notes(configs: Sequence[AnyConfig]) -> list[str]:
-    """What the presets of a run's slides gave, each sentence once."""
-    notes = [note for cfg in configs for note in _preset_note(stages(cfg))]
-    return list(dict.fromkeys(notes))
-
-
-def _preset_note(stage: Stages) -> list[str]:
-    if stage.tissue is None or stage.tissue.preset is None:
-        return []
-    notes = [stage.tissue.preset_note() or ""]
-    beside = PATCH_PRESETS.get(stage.tissue.preset, {})
-    if stage.patches is None:
-        later = as_flags(beside)
-        return [*notes, f"For its patches give `wsiprep coords` {later}."] if later else notes
-    taken = {k: v for k, v in beside.items() if k not in stage.patches.model_fields_set}
-    return [*notes, f"For its patches: {as_flags(taken)}."] if taken else notes
 
 
 def random_weights(encoders: Sequence[Encoder]) -> list[str]:

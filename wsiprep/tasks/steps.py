@@ -21,7 +21,7 @@ from wsiprep.store.schema import TISSUE, grid_unit
 from wsiprep.store.write import SlideStore
 from wsiprep.tasks import outputs
 from wsiprep.tasks.config import RunConfig
-from wsiprep.tasks.focus import measure_focus
+from wsiprep.tasks.focus import focus_note, measure_focus
 from wsiprep.tasks.interrupt import StopRequests
 from wsiprep.tasks.redo import Redone
 from wsiprep.tasks.tissue_ahead import TissueAhead
@@ -126,7 +126,7 @@ def place(
         raise mismatch(info, f"grid '{name}'", config, cfg.canonical())
     ctx.on_event(Event("stage", slide=info.id, text="patches"))
     grid = make_grid(info, tissue, cfg)
-    if cfg.measures_focus:
+    if cfg.measures_focus and focus_note(info) is None:
         grid = _in_focus(slide, grid, cfg, ctx)
     outputs.remove_pictures(store, name)
     store.put_grid(name, grid, key, parent, cfg.canonical())

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiprep.core.config import override
 from wsiprep.core.contracts import Slide
 from wsiprep.core.errors import ConfigError, MissingStageError
 from wsiprep.core.types import Point, Size, SlideInfo, TissueMask
@@ -23,7 +24,22 @@ from wsiprep.tissue.config import TissueConfig
 from wsiprep.tissue.detect import check_segmenter, detect_tissue
 from wsiprep.tissue.given import given_tissue
 
-__all__ = ["Candidate", "Prediction", "SeenSlide", "candidates", "check_candidates", "predict"]
+__all__ = [
+    "MIXED",
+    "Candidate",
+    "Prediction",
+    "SeenSlide",
+    "as_segment",
+    "candidates",
+    "check_candidates",
+    "names_none",
+    "own_settings",
+    "predict",
+    "tissue_of",
+]
+
+MIXED = "segment"
+"""Label of what `wsiprep segment` does, where its segmenter is not the same on all slides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +51,14 @@ class Candidate:
         kind: `segmenter`, `run` (the stores of an output folder) or `column` (of the manifest).
         name: Name of the segmenter.
         folder: Output folder of a run.
+        own: What `wsiprep segment` does with each slide: the segmenter may differ.
     """
 
     label: str
     kind: Literal["segmenter", "run", "column"]
     name: str = ""
     folder: Path | None = None
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +117,21 @@ class SeenSlide:
         self.close()
 
 
-def candidates(cfg: EvaluateTissueConfig, pairs: Sequence[Pair]) -> list[Candidate]:
+def names_none(cfg: EvaluateTissueConfig, pairs: Sequence[Pair]) -> bool:
+    """Whether nothing is named to evaluate, so that it is what `wsiprep segment` does."""
+    named = cfg.tissue.segmenter or cfg.report.predicted
+    return not named and not any(pair.predicted for pair in pairs)
+
+
+def candidates(
+    cfg: EvaluateTissueConfig, pairs: Sequence[Pair], owns: Sequence[ComparedTissue] = ()
+) -> list[Candidate]:
     """What is to be compared, in the order of the table.
+
+    Args:
+        cfg: Settings of the command.
+        pairs: The slides.
+        owns: The settings of each; those of the command if empty.
 
     Raises:
         ConfigError: two have the same label, or an option is for none of them.
@@ -112,10 +143,11 @@ def candidates(cfg: EvaluateTissueConfig, pairs: Sequence[Pair]) -> list[Candida
     if any(pair.predicted for pair in pairs):
         found.append(Candidate("predicted", "column"))
     found += [Candidate(_folder_label(f), "run", folder=f) for f in cfg.report.predicted]
-    if not found:
-        name = TissueConfig(preset=cfg.tissue.preset).segmenter
-        found.append(Candidate(name, "segmenter", name))
     labels = [candidate.label for candidate in found]
+    if not found:
+        labels = sorted({as_segment(own).segmenter for own in owns or (cfg.tissue,)})
+        name = labels[0] if len(labels) == 1 else MIXED
+        found.append(Candidate(name, "segmenter", name, own=True))
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
         raise ConfigError(
@@ -132,8 +164,12 @@ def candidates(cfg: EvaluateTissueConfig, pairs: Sequence[Pair]) -> list[Candida
     return found
 
 
-def check_candidates(found: Sequence[Candidate], cfg: ComparedTissue) -> None:
+def check_candidates(found: Sequence[Candidate], owns: Sequence[ComparedTissue]) -> None:
     """Refuse segmenters that are not there and folders that hold nothing, before any work.
+
+    Args:
+        found: What is to be compared.
+        owns: The settings of each slide.
 
     Raises:
         ConfigError: a folder that is none.
@@ -141,7 +177,8 @@ def check_candidates(found: Sequence[Candidate], cfg: ComparedTissue) -> None:
     """
     for candidate in found:
         if candidate.kind == "segmenter":
-            check_segmenter(tissue_of(candidate, cfg))
+            for own in {str(own): own for own in owns}.values():
+                check_segmenter(tissue_of(candidate, own))
         elif candidate.folder is not None and not candidate.folder.is_dir():
             raise ConfigError(
                 f"--predicted {candidate.folder} is not a folder.",
@@ -151,16 +188,62 @@ def check_candidates(found: Sequence[Candidate], cfg: ComparedTissue) -> None:
 
 
 def tissue_of(candidate: Candidate, cfg: ComparedTissue) -> TissueConfig:
-    """The settings of tissue detection for one of the segmenters."""
+    """The settings of tissue detection for one of the segmenters, on a slide with `cfg`."""
+    if candidate.own:
+        return as_segment(cfg)
+    return _told(cfg, {"segmenter": candidate.name}, candidate.label)
+
+
+def as_segment(cfg: ComparedTissue) -> TissueConfig:
+    """The settings with which `wsiprep segment` finds the tissue of a slide."""
+    chosen = {"segmenter": cfg.segmenter[0]} if cfg.segmenter else {}
+    name = TissueConfig.model_validate({"preset": cfg.preset, **chosen}).segmenter
+    return _told(cfg, chosen, name)
+
+
+def _told(cfg: ComparedTissue, chosen: dict[str, Any], label: str) -> TissueConfig:
+    """What is set in `cfg`, with options for `label` and those for every one."""
     own: dict[str, Any] = {
         name: getattr(cfg, name)
         for name in cfg.model_fields_set & set(TissueConfig.model_fields)
         if name not in ("segmenter", "segmenter_option")
     }
     addressed = map(_addressed, cfg.segmenter_option)
-    if options := tuple(text for label, text in addressed if label in (None, candidate.label)):
+    if options := tuple(text for to, text in addressed if to in (None, label)):
         own["segmenter_option"] = options
-    return TissueConfig(segmenter=candidate.name, **own)
+    return TissueConfig.model_validate({**chosen, **own})
+
+
+def own_settings(cfg: EvaluateTissueConfig, pairs: Sequence[Pair]) -> list[EvaluateTissueConfig]:
+    """The settings of each slide: those of the command, with its cells of the manifest.
+
+    Where nothing is named to evaluate, a row may name its segmenter; one with another segmenter
+    than the command has its own options, or those with its segmenter's label, as in `segment`.
+
+    Raises:
+        ConfigError: a cell is no value of its setting, or names a segmenter beside --segmenter.
+    """
+    own = names_none(cfg, pairs)
+    refused = next((pair for pair in pairs if "segmenter" in pair.overrides), None)
+    if refused is not None and cfg.tissue.segmenter:
+        raise ConfigError(
+            f"manifest row of '{refused.id}': 'segmenter' cannot be set for one slide here.",
+            hint="Segmenters are compared on the same slides: leave out --segmenter or the column.",
+        )
+    return [_own(cfg, pair, own) if pair.overrides else cfg for pair in pairs]
+
+
+def _own(cfg: EvaluateTissueConfig, pair: Pair, as_segmented: bool) -> EvaluateTissueConfig:
+    origin = f"manifest row of '{pair.id}'"
+    own = override(cfg, pair.overrides, origin)
+    before, after = as_segment(cfg.tissue).segmenter, as_segment(own.tissue).segmenter
+    if not as_segmented or "segmenter_option" in pair.overrides or before == after:
+        return own
+    # Those that name a label stay; they say themselves whom they are for.
+    options = tuple(o for o in cfg.tissue.segmenter_option if _addressed(o)[0] is not None)
+    kept = {"segmenter_option": options} if options else {}
+    dropped = frozenset({"segmenter_option"})
+    return override(cfg, {**pair.overrides, **kept}, origin, without=dropped)
 
 
 def predict(

@@ -43,6 +43,7 @@ class TissueRow:
         recall: Share of the tissue that was found.
         boundary_um: Mean symmetric distance of the outlines, µm.
         hausdorff95_um: 95th percentile Hausdorff distance, µm.
+        outline_mm: Length of both outlines, by which `boundary_um` is pooled.
         area_error: Predicted minus reference area, over the reference area.
         area_error_mm2: Predicted minus reference area.
         predicted_mm2: Predicted tissue.
@@ -58,6 +59,7 @@ class TissueRow:
         thumbnail_s: Seconds to read the thumbnail.
         segment_s: Seconds to find tissue on it; None where it was there before.
         mpp: µm per pixel of the grid on which masks were compared.
+        method: What made the mask: the segmenter, or the file.
         path: Where the slide is.
         reference: Where the reference is.
         group: What is resampled as one: the patient, or the slide.
@@ -77,6 +79,7 @@ class TissueRow:
     recall: float | None = None
     boundary_um: float | None = None
     hausdorff95_um: float | None = None
+    outline_mm: float | None = None
     area_error: float | None = None
     area_error_mm2: float | None = None
     predicted_mm2: float | None = None
@@ -92,6 +95,7 @@ class TissueRow:
     thumbnail_s: float | None = None
     segment_s: float | None = None
     mpp: float | None = None
+    method: str = ""
     path: str = ""
     reference: str = ""
     group: str = ""
@@ -121,8 +125,8 @@ def summary(label: str, rows: Sequence[TissueRow], cfg: EvaluationConfig) -> dic
     """What a segmenter's rows say together.
 
     `mean` holds means over slides, each with the number of slides on which it is defined; `pooled`
-    is made of areas summed over slides, so that a slide counts by its tissue. Both have percentile
-    bootstrap intervals over groups.
+    is made of areas summed over slides, so that a slide counts by its tissue, and of distances over
+    all outlines. Both have percentile bootstrap intervals over groups.
 
     Args:
         label: Name of the segmenter.
@@ -160,9 +164,16 @@ def summary(label: str, rows: Sequence[TissueRow], cfg: EvaluationConfig) -> dic
         for kind in kinds if used else ():
             table = np.array([areas[i] for i in used], dtype=np.float64)
             pooled[f"{prefix}{kind}"] = interval(of_sums(table, POOLED[kind]), used)
-    if done:
-        pooled["lost_mm2"] = sum(row.lost_mm2 or 0.0 for row in done)
-        pooled["kept_mm2"] = sum(row.kept_mm2 or 0.0 for row in done)
+    for name in ("lost_mm2", "kept_mm2", "area_error_mm2") if done else ():
+        column = [[getattr(row, name)] for row in done]
+        pooled[name] = interval(of_sums(column, lambda sums: sums[:, 0]), range(len(done)))
+    pairs = [(row.boundary_um, row.outline_mm) for row in done]
+    known = [i for i, (um, mm) in enumerate(pairs) if um is not None and mm is not None]
+    if known:
+        table = np.array([pairs[i] for i in known], dtype=np.float64)
+        table[:, 0] *= table[:, 1]
+        mean_um = of_sums(table, lambda sums: quotient(sums[:, 0], sums[:, 1]))
+        pooled["boundary_um"] = interval(mean_um, known)
     return {
         "segmenter": label,
         "slides": len(done),

@@ -85,12 +85,14 @@ def scored(
         row,
         iou=over.iou, dice=over.dice, precision=over.precision, recall=over.recall,
         boundary_um=scores.boundary_um, hausdorff95_um=scores.hausdorff95_um,
+        outline_mm=scores.outline_mm,
         area_error=over.area_error, area_error_mm2=over.area_error_mm2,
         predicted_mm2=over.predicted_mm2, reference_mm2=over.reference_mm2,
         shared_mm2=over.shared_mm2, lost_mm2=over.lost_mm2, kept_mm2=over.kept_mm2,
         thumbnail_s=round(truth.slide.seconds, 4),
         segment_s=None if told.seconds is None else round(told.seconds, 4),
         mpp=float(np.sqrt(truth.mpp[0] * truth.mpp[1])),
+        method=told.mask.method,
         notes=(*truth.notes, *told.mask.notes),
     )  # fmt: skip
     if truth.pen is None or not told.tells_pen:

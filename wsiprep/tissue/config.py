@@ -17,6 +17,12 @@ __all__ = ["TissueConfig", "as_flags"]
 SEEN = ("pen", "edge", "fold")
 """What a segmenter may see beside tissue, in the order in which it is stored and shown."""
 
+NEXT_OPTION = re.compile(r"\s*[;,][;,\s]*(?=[\w:.-]+\s*=)")
+"""Between two options: a separator that KEY= comes after, so that paths may hold one."""
+
+WITH_MASK = frozenset({"mask", "preset", "tissue_mpp", "section_gap"})
+"""Settings that say something where the tissue is given."""
+
 
 class TissueConfig(Settings):
     """What counts as tissue. Each may be a manifest column, for one slide alone."""
@@ -31,7 +37,7 @@ class TissueConfig(Settings):
     segmenter_option: tuple[str, ...] = Field(
         default=(), json_schema_extra=flag(metavar="KEY=VALUE")
     )
-    """Option of the segmenter, as KEY=VALUE; may be repeated."""
+    """Option of the segmenter, as KEY=VALUE; may be repeated, or several separated by ; or ,."""
     tissue_mpp: float = Field(default=8.0, ge=0.5, le=64)
     """µm per pixel of the thumbnail on which tissue is found."""
     min_tissue_area: float = Field(default=0.05, ge=0)
@@ -63,12 +69,22 @@ class TissueConfig(Settings):
             return value
         texts = (value,) if isinstance(value, str) else tuple(map(str, value))
         names = [name for text in texts for name in re.split(r"[\s,;]+", text.strip()) if name]
+        if texts and not names:  # as an unset variable of a shell gives it
+            raise ValueError("give some of pen, edge, fold, or none to take out nothing")
         if "none" in names:
             if set(names) != {"none"}:
                 raise ValueError("'none' stands alone")
             return ()
         # Unknown names stay, for the error that lists the known ones.
         return tuple(sorted(set(names), key=lambda n: SEEN.index(n) if n in SEEN else len(SEEN)))
+
+    @field_validator("segmenter_option", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        """Take `threshold=0.3;points=2`, as a manifest cell has it."""
+        if not isinstance(value, (list, tuple)):
+            return value
+        return tuple(o for text in value for o in NEXT_OPTION.split(str(text).strip(" ;,")))
 
     @model_validator(mode="wrap")
     @classmethod
@@ -89,11 +105,18 @@ class TissueConfig(Settings):
             return given
         return {k: v for k, v in given.items() if k != "segmenter_option"}
 
+    def not_with_mask(self) -> dict[str, Any]:
+        """What was set, by you and not by a preset, though it says nothing of a given mask."""
+        names = [] if self.mask is None else sorted(self.model_fields_set - WITH_MASK)
+        return {name: getattr(self, name) for name in names}
+
     def preset_note(self) -> str | None:
         """What the preset gave, and what was set by the user instead; None without preset."""
         if self.preset is None:
             return None
         given = self._of_preset(self.preset, self.segmenter)
+        if self.mask is not None:
+            given = {k: v for k, v in given.items() if k in WITH_MASK}
         taken = {k: v for k, v in given.items() if k not in self.model_fields_set}
         kept = {k: getattr(self, k) for k in given if k in self.model_fields_set}
         own = f" Set by you: {as_flags(kept)}." if kept else ""

@@ -15,7 +15,12 @@ from wsiprep.core.errors import ConfigError, PluginUnavailableError, SlideError,
 from wsiprep.core.types import Segmentation, SlideInfo, TissueMask
 from wsiprep.tissue.clean import clean_tissue, smooth_outline
 from wsiprep.tissue.config import SEEN, TissueConfig
-from wsiprep.tissue.given import given_digest, given_tissue
+from wsiprep.tissue.given import (
+    GEOJSON_SUFFIXES,
+    OUTLINES_FORMAT,
+    given_digest,
+    given_tissue,
+)
 from wsiprep.tissue.sections import find_sections
 from wsiprep.tissue.segmenters import registry as segmenters
 
@@ -170,6 +175,8 @@ def tissue_key(info: SlideInfo, cfg: TissueConfig) -> str:
             "tissue_mpp": cfg.tissue_mpp,
             "section_gap": cfg.section_gap,
         }
+        if cfg.mask.suffix.lower() in GEOJSON_SUFFIXES:
+            settings["outlines"] = OUTLINES_FORMAT
     else:
         module = segmenters.load(cfg.segmenter)
         segmenter = {

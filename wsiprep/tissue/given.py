@@ -17,7 +17,10 @@ from wsiprep.tissue.polygons import fill_polygon
 from wsiprep.tissue.regions import label
 from wsiprep.tissue.sections import find_sections
 
-__all__ = ["given_digest", "given_tissue"]
+__all__ = ["GEOJSON_SUFFIXES", "OUTLINES_FORMAT", "given_digest", "given_tissue"]
+
+OUTLINES_FORMAT = 2
+"""Raised whenever the same outlines would give another mask."""
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff")
 GEOJSON_SUFFIXES = (".geojson", ".json")
@@ -60,9 +63,10 @@ def given_tissue(
 
     Polygons are filled at `tissue_mpp` (never finer than level 0) by the even-odd rule with their
     holes, a pixel being tissue when its centre is inside; features are united. Features classified
-    `Pen`, `Edge` and `Fold` are these masks, `Ignore*` are left out, so the file that wsiprep
-    writes can be corrected in QuPath and given back: at the same `tissue_mpp` it gives the same
-    masks. Nothing is excluded from what is given as tissue.
+    `Pen`, `Edge` and `Fold` are these masks, so the file that wsiprep writes can be corrected in
+    QuPath and given back: at the same `tissue_mpp` it gives the same masks. Features classified
+    `Ignore*` are taken out of the tissue, whatever comes first; nothing else is. Points and lines
+    are left out with a note.
 
     Features with a number `section` keep it; where two overlap, the later one has the pixel. A
     piece without one that touches numbered tissue is of that section, others get the numbers that
@@ -116,10 +120,11 @@ def given_tissue(
 def _from_outlines(
     path: Path, info: SlideInfo, tissue_mpp: float, section_gap_um: float, only: str | None
 ) -> TissueMask:
-    outlines = read_outlines(path, info, only)
+    outlines, notes = read_outlines(path, info, only)
     shrink = min(1.0, info.mpp / tissue_mpp)
     w, h = (max(1, round(n * shrink)) for n in (info.size0.width, info.size0.height))
-    masks = {kind: np.zeros((h, w), dtype=np.bool_) for kind in ("tissue", "pen", "edge", "fold")}
+    kinds = ("tissue", "pen", "edge", "fold", "ignore")
+    masks = {kind: np.zeros((h, w), dtype=np.bool_) for kind in kinds}
     numbers = np.zeros((h, w), np.int32)
     scale = np.array([w / info.size0.width, h / info.size0.height])
     for outline in outlines:
@@ -135,9 +140,10 @@ def _from_outlines(
         masks[outline.kind][r0:r1, c0:c1] |= own
         if outline.section is not None:
             numbers[r0:r1, c0:c1][own] = outline.section
-    tissue = masks.pop("tissue")
+    tissue = masks.pop("tissue") & ~masks["ignore"]
+    numbers[masks.pop("ignore")] = 0
     section = _numbered(tissue, numbers, _mpp(tissue, info), section_gap_um)
-    return _tissue(tissue, masks, section, info, f"geojson:{path.name}")
+    return _tissue(tissue, masks, section, info, f"geojson:{path.name}", notes)
 
 
 def _numbered(

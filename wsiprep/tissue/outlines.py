@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +15,13 @@ from numpy.typing import NDArray
 from wsiprep.core.errors import TissueInputError
 from wsiprep.core.types import Size, SlideInfo
 
-__all__ = ["Outline", "read_outlines"]
+__all__ = ["Outline", "Outlines", "read_outlines"]
 
 MAX_BYTES = 512 * 1024**2
-Kind = Literal["tissue", "pen", "edge", "fold"]
-KINDS: dict[str, Kind] = {"pen": "pen", "edge": "edge", "fold": "fold"}
+Kind = Literal["tissue", "pen", "edge", "fold", "ignore"]
+KINDS: dict[str, Kind] = {"pen": "pen", "edge": "edge", "fold": "fold", "ignore*": "ignore"}
+FLAT = ("Point", "MultiPoint", "LineString", "MultiLineString")
+"""Geometries without an area, as points and lines that are drawn beside the tissue."""
 MAX_SECTION = 1_000_000
 HINT = (
     "Export annotations from QuPath as GeoJSON (Polygon or MultiPolygon, full-resolution pixels)."
@@ -40,13 +43,25 @@ class Outline:
     section: int | None = None
 
 
-def read_outlines(path: Path, info: SlideInfo, only: str | None = None) -> list[Outline]:
+class Outlines(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        polygons: In the order of the file.
+        notes: What was left out of it.
+    """
+
+    polygons: list[Outline]
+    notes: tuple[str, ...]
+
+
+def read_outlines(path: Path, info: SlideInfo, only: str | None = None) -> Outlines:
     """Read all polygons of a GeoJSON file, or those of one class.
 
     Takes a FeatureCollection, a list of features, a feature or a geometry. Features without a
-    geometry, and those classified `Ignore*`, are left out; those classified `Pen`, `Edge` and
-    `Fold` are these, all others are tissue. The number of a section is the measurement or the
-    property `section`.
+    geometry are left out, and so are points and lines, which are counted in a note. Features
+    classified `Pen`, `Edge`, `Fold` and `Ignore*` are these, all others are tissue. The number of
+    a section is the measurement or the property `section`.
 
     Args:
         path: The file.
@@ -55,15 +70,20 @@ def read_outlines(path: Path, info: SlideInfo, only: str | None = None) -> list[
             this one are `tissue` whatever its name.
 
     Raises:
-        TissueInputError: not GeoJSON, a point or a line, coordinates that are not finite or lie
-            farther outside the slide than its own size.
+        TissueInputError: not GeoJSON, nothing but points and lines, coordinates that are not
+            finite or lie farther outside the slide than its own size.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
             _refuse(path, info, f"is larger than {MAX_BYTES // 1024**2} MiB")
         data = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_no_constant)
         data = data if only is None else _of_class(data, only.strip().casefold())
-        found = list(_outlines(data, "tissue", None, info.size0))
+        flat: Counter[str] = Counter()
+        found = list(_outlines(data, "tissue", None, info.size0, flat))
+        if flat and not found:
+            raise ValueError(
+                f"a {' and a '.join(flat)} has no area; only Polygon and MultiPolygon can be tissue"
+            )
     except OSError as err:
         raise _error(path, info, f"cannot be read: {err.strerror}") from err
     except RecursionError as err:
@@ -72,7 +92,14 @@ def read_outlines(path: Path, info: SlideInfo, only: str | None = None) -> list[
         raise _error(path, info, f"is not JSON: {err}") from err
     except ValueError as err:
         raise _error(path, info, f"cannot be used: {err}") from err
-    return found
+    return Outlines(found, _flat_notes(path, flat))
+
+
+def _flat_notes(path: Path, flat: Mapping[str, int]) -> tuple[str, ...]:
+    if not flat:
+        return ()
+    each = ", ".join(f"{count} {form}" for form, count in flat.items())
+    return (f"{path.name}: what has no area is left out ({each}).",)
 
 
 def _of_class(node: Any, name: str) -> list[Any]:
@@ -89,29 +116,34 @@ def _of_class(node: Any, name: str) -> list[Any]:
     return [node["geometry"]] if same and node.get("geometry") is not None else []
 
 
-def _outlines(node: Any, kind: Kind, section: int | None, size0: Size) -> Iterator[Outline]:
+def _outlines(
+    node: Any, kind: Kind, section: int | None, size0: Size, flat: Counter[str]
+) -> Iterator[Outline]:
+    """Polygons below a node; geometries without an area are counted in `flat`."""
     if isinstance(node, list):
         for item in node:
-            yield from _outlines(item, kind, section, size0)
+            yield from _outlines(item, kind, section, size0, flat)
         return
     if not isinstance(node, dict) or not isinstance(node.get("type"), str):
         raise ValueError("it is not GeoJSON (an object with a 'type')")
     form = node["type"]
     if form == "FeatureCollection":
-        yield from _outlines(_list(node, "features"), kind, section, size0)
+        yield from _outlines(_list(node, "features"), kind, section, size0, flat)
     elif form == "Feature":
         name = _class_name(node).lower()
-        if node.get("geometry") is not None and name != "ignore*":
+        if node.get("geometry") is not None:
             seen: Kind = KINDS.get(name, "tissue")
             own = _section(node) if seen == "tissue" else None
-            yield from _outlines(node["geometry"], seen, own, size0)
+            yield from _outlines(node["geometry"], seen, own, size0, flat)
     elif form == "GeometryCollection":
-        yield from _outlines(_list(node, "geometries"), kind, section, size0)
+        yield from _outlines(_list(node, "geometries"), kind, section, size0, flat)
     elif form == "Polygon":
         yield _polygon(_list(node, "coordinates"), kind, section, size0)
     elif form == "MultiPolygon":
         for polygon in _list(node, "coordinates"):
             yield _polygon(polygon, kind, section, size0)
+    elif form in FLAT:
+        flat[form] += 1
     else:
         raise ValueError(f"a {form} has no area; only Polygon and MultiPolygon can be tissue")
 

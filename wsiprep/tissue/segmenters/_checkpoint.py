@@ -31,6 +31,7 @@ NETWORKS_KEPT = 4
 """Networks of a segmenter that stay loaded in a process. A comparison of several weights asks for
 each again at every slide; more would hold memory that nobody asks for again."""
 SHOWN = 4
+REACH_S = 10
 
 
 def find_checkpoint(reference: str, files: Sequence[str], remedy: str) -> Path:
@@ -187,6 +188,7 @@ def _from_hub(repo: str, files: Sequence[str], remedy: str) -> Path:
             )
             if isinstance(cached, str):
                 return Path(cached)
+        _reach()
         for name in files:
             try:
                 return Path(
@@ -217,3 +219,17 @@ def _from_hub(repo: str, files: Sequence[str], remedy: str) -> Path:
         stage="tissue",
         hint=remedy,
     )
+
+
+def _reach() -> None:
+    """Ask the hub for nothing, once: a download tries for half a minute where there is no network.
+
+    Raises:
+        ConnectionError: no answer.
+    """
+    import huggingface_hub
+
+    try:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=REACH_S)
+    except Exception as err:  # its HTTP library, and so the kind of error, depends on its version
+        raise ConnectionError(str(err)) from err
