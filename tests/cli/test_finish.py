@@ -34,3 +34,13 @@ def test_slides_without_tissue_are_loud(capsys, monkeypatch):
 def test_nothing_is_loud_when_there_is_tissue(capsys, monkeypatch):
     report = RunReport([SlideOutcome("good", "", "ok", tissue_mm2=5.0)])
     assert "NO TISSUE" not in text_of(report, capsys, monkeypatch)
+
+
+def test_what_could_not_be_read_is_in_the_table(capsys, monkeypatch):
+    rows = [
+        SlideOutcome("a", "", "ok", tissue_mm2=5.0, bad_tiles=3, thumbnail_bad_tiles=2),
+        SlideOutcome("b", "", "empty", reason="no tissue was found", thumbnail_bad_tiles=7),
+    ]
+    text = text_of(RunReport(rows), capsys, monkeypatch)
+    assert "3 unreadable tiles masked; 2 unreadable tiles white in the thumbnail" in text
+    assert "no tissue was found; 7 unreadable tiles white in the thumbnail" in text
