@@ -141,9 +141,9 @@ def test_a_slide_of_which_nothing_is_left_fails(sound, tmp_path):
     path.write_bytes(sound.read_bytes())
     with tifffile.TiffFile(path) as tiff:
         places = list(zip(tiff.pages[0].dataoffsets, tiff.pages[0].databytecounts, strict=True))
-    for offset, length in places:
-        overwrite(path, offset, bytes(length))
-    for reader in ("tiff", "tiffslide"):
+    for offset, length in places:  # their headers stay, by which readers know the file
+        overwrite(path, offset + length // 2, bytes(length - length // 2))
+    for reader in ("tiff", "openslide"):
         out = tmp_path / reader
         (row,) = run(SegmentConfig, path, out, reader=reader, on_bad_tile="mask", **OTSU).rows
         assert (row.status, row.error) == ("failed", "SlideReadError")
