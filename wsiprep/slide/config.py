@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from wsiprep.core.config import Settings
-from wsiprep.core.types import OnBadTile
 
 __all__ = ["SlideConfig"]
 
@@ -25,6 +24,6 @@ class SlideConfig(Settings):
     The manifest column is `mpp` (one value a slide)."""
     mpp_from_objective: bool = False
     """Where a slide gives an objective power but no mpp, take 10 / power."""
-    on_bad_tile: OnBadTile = "fail"
+    on_bad_tile: Literal["fail", "mask"] = "fail"
     """A stored tile that cannot be decoded: fail the slide, or mask what lies on it, as white in
     thumbnails and as invalid patches, and count it."""
