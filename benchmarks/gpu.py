@@ -131,9 +131,9 @@ def pipeline(
     name = "cpu" if decoder is None else decoder.name
     ctx: Any = SimpleNamespace(
         workers=default_workers(), stop=StopRequests(), on_event=lambda _: None,
-        decoders={} if decoder is None else {name: decoder},
+        decoders={} if decoder is None else {name: decoder}, on_bad_tile="fail",
     )  # fmt: skip
-    cfg: Any = SimpleNamespace(on_bad_tile="fail", decode=name)
+    cfg: Any = SimpleNamespace(decode=name)
     with wsiprep.open_slide(path) as slide:
         times, work = EncodeTimes(), [Work(encoder, "key", journal)]
         fill(slide, grid, spans_of(grid, batch), work, cfg, ctx, times)

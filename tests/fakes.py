@@ -64,7 +64,7 @@ class ArraySlide:
             out[y0 - y : y1 - y, x0 - x : x1 - x] = self.pixels[y0:y1, x0:x1]
         return out
 
-    def thumbnail(self, mpp: float) -> np.ndarray:
+    def thumbnail(self, mpp: float, bad: set[str] | None = None) -> np.ndarray:
         scale = min(1.0, self.info.mpp / mpp)
         size = (
             max(1, round(self.info.size0.width * scale)),

@@ -116,7 +116,7 @@ def test_tissue_detection_can_be_interrupted(small_slide, tmp_path):
     program = (
         "import sys, time\n"
         "from wsiprep.slide.readers import _base\n"
-        "def slow(self, mpp):\n"
+        "def slow(self, mpp, bad):\n"
         "    print('reading', flush=True)\n"
         "    for _ in range(600): time.sleep(0.1)\n"
         "_base.BaseSlide.thumbnail = slow\n"

@@ -44,3 +44,13 @@ def test_slides_out_of_focus_are_loud_for_another_reason(capsys, monkeypatch):
     assert "--min-focus" in text
     assert "NO TISSUE" not in text
     assert text.count("OUT OF FOCUS") == 2, "in the table, too"
+
+
+def test_what_could_not_be_read_is_in_the_table(capsys, monkeypatch):
+    rows = [
+        SlideOutcome("a", "", "ok", tissue_mm2=5.0, bad_tiles=3, thumbnail_bad_tiles=2),
+        SlideOutcome("b", "", "empty", reason="no tissue was found", thumbnail_bad_tiles=7),
+    ]
+    text = text_of(RunReport(rows), capsys, monkeypatch)
+    assert "3 unreadable tiles masked; 2 unreadable tiles white in the thumbnail" in text
+    assert "no tissue was found; 7 unreadable tiles white in the thumbnail" in text

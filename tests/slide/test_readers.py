@@ -220,6 +220,25 @@ class TestThumbnail:
         with open_slide(pyramid) as slide, pytest.raises(UsageError, match="positive"):
             slide.thumbnail(mpp)
 
+    @pytest.mark.parametrize("reader", ["openslide", "tiffslide"])
+    def test_of_a_broken_tile_only_the_parts_around_are_white(
+        self, tmp_path: Path, reader: str
+    ) -> None:
+        path = write_tiff(tmp_path / "hurt.tiff", smooth(1024, 1536), compression="jpeg")
+        with opened(path, reader) as slide:
+            sound = slide.thumbnail(MPP * 4)
+        overwrite(path, tile_place(path, 26)[0], bytes(200))  # x 256 to 384, y 256 to 384
+        bad: set[str] = set()
+        with opened(path, reader) as slide:
+            got = slide.thumbnail(MPP * 4, bad)
+            with pytest.raises(SlideReadError):
+                slide.thumbnail(MPP * 4)
+        (told,) = bad
+        assert "at level-0 origin (192, 256)" in told
+        assert (got[64:128, 48:96] == 255).all()
+        got[64:128, 48:96] = sound[64:128, 48:96]
+        assert np.array_equal(got, sound)
+
     def test_reads_no_box_larger_than_a_block(self) -> None:
         from wsiprep.slide.readers._thumbnail import BLOCK_PX, area_average
 

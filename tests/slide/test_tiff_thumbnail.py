@@ -75,6 +75,26 @@ class TestThumbnail:
             slide.thumbnail(MPP * factor)
         assert not [t for t in threading.enumerate() if t.name.startswith("wsiprep-thumbnail")]
 
+    @pytest.mark.parametrize("factor", [4.0, 20.0])
+    def test_a_broken_tile_is_white_and_told_where_that_is_asked(
+        self, jpeg: Path, factor: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with opened(jpeg) as slide:
+            sound = slide.thumbnail(MPP * factor)
+        overwrite(jpeg, tile_place(jpeg, 100)[0], bytes(2))  # row 6, column 4 of 64 px
+        for block in (2048, 200):  # tiles whole and cut
+            monkeypatch.setattr("wsiprep.slide.readers._thumbnail.BLOCK_PX", block)
+            bad: set[str] = set()
+            with opened(jpeg) as slide:
+                got = slide.thumbnail(MPP * factor, bad)
+            (told,) = bad
+            assert told.startswith("tile 100 of level 0, at level-0 origin (256, 384)")
+            x, y, side = round(256 / factor), round(384 / factor), round(64 / factor)
+            assert (got[y + 1 : y + side - 1, x + 1 : x + side - 1] == 255).all()
+            changed = np.argwhere((got != sound).any(axis=2))
+            assert (changed >= (y - 1, x - 1)).all()
+            assert (changed <= (y + side + 1, x + side + 1)).all()
+
     def test_an_absent_tile_is_white(self, jpeg: Path) -> None:
         with tifffile.TiffFile(jpeg, mode="r+b") as tiff:
             page: Any = tiff.pages.first

@@ -87,7 +87,7 @@ def test_keys_of_the_cpu_are_what_they_were_before_there_was_a_choice():
         "on_bad_tile": "fail",
     }  # fmt: skip
     keys = {
-        name: features_key(SPEC, EncoderConfig(decode=name), "g", "tiff")
+        name: features_key(SPEC, EncoderConfig(decode=name), "g", "tiff", "fail")
         for name in ("cpu", "nvimgcodec")
     }
     assert keys["cpu"] == digest(old)

@@ -72,7 +72,9 @@ def case(tmp_path):
     grid = make_grid(info, tissue, GridConfig(patch_size=64, min_tissue=0, mpp=0.5))
     journal = Journal(tmp_path / "journal", "key", len(grid), 3, "float32")
     events = []
-    ctx = SimpleNamespace(workers=2, stop=StopRequests(), on_event=events.append, decoders={})
+    ctx = SimpleNamespace(
+        workers=2, stop=StopRequests(), on_event=events.append, decoders={}, on_bad_tile="fail"
+    )
     yield SimpleNamespace(
         slide=ArraySlide(pixels, info), grid=grid, journal=journal, ctx=ctx, events=events
     )

@@ -107,7 +107,6 @@ def test_overwriting_gives_the_same_bytes(small_slide, tmp_path):
         ({"min_tissue": 0.4}, "min_tissue 0.3 -> 0.4"),
         ({"holes": "remove"}, "holes 'keep' -> 'remove'"),
         ({"store_dtype": "float32"}, "store_dtype 'float16' -> 'float32'"),
-        ({"on_bad_tile": "mask"}, "on_bad_tile 'fail' -> 'mask'"),
         ({"slide_mpp": 0.4}, "0.5 µm/px, now the slide has 0.4"),
     ],
 )
@@ -230,6 +229,9 @@ def test_one_unreadable_tile_fails_the_slide_or_is_masked(small_slide, tmp_path,
     features = FeatureStore(row.store).features()
     assert not features.valid[4:6, 6:8].any()
     assert len(features) == row.patches - 4
+    (again,) = run(PrepareConfig, small_slide, tmp_path / "b", min_tissue=0).rows
+    assert (again.status, again.error) == ("failed", "StoreMismatchError")
+    assert "(on_bad_tile 'mask' -> 'fail')" in again.reason
 
 
 def test_a_profile_says_where_the_time_went(small_slide, tmp_path):

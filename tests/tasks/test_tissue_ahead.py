@@ -134,10 +134,10 @@ def test_a_bug_met_ahead_costs_only_its_own_slide(slides, tmp_path, shown, monke
 
     thumbnail = image.ImageSlide.thumbnail
 
-    def broken(self, mpp):
+    def broken(self, mpp, bad=None):
         if self.info.uri.endswith("s1.png"):
             raise ZeroDivisionError("a bug")
-        return thumbnail(self, mpp)
+        return thumbnail(self, mpp, bad)
 
     monkeypatch.setattr(image.ImageSlide, "thumbnail", broken)
     report = segment(slides[:3], tmp_path / "o")

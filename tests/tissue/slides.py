@@ -39,7 +39,7 @@ class FakeSlide:
         box = self.pixels[origin0.y : origin0.y + size.height, origin0.x : origin0.x + size.width]
         return np.ascontiguousarray(box)
 
-    def thumbnail(self, mpp):
+    def thumbnail(self, mpp, bad=None):
         self.thumbnails += 1
         scale = min(1.0, self.info.mpp / mpp)
         w, h = (max(1, round(n * scale)) for n in self.pixels.shape[1::-1])

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from wsiprep.cli._console import print_json, stderr
-from wsiprep.cli._progress import COLOURS, show_progress
+from wsiprep.cli._progress import COLOURS, lost_parts, show_progress
 from wsiprep.core.report import NO_TISSUE_REMEDY, OUT_OF_FOCUS_REMEDY, OnEvent, RunReport
 
 __all__ = ["execute", "finish", "print_estimate"]
@@ -92,11 +92,11 @@ def _print_report(report: RunReport, log: str) -> None:
     quiet = [row for row in report.rows if row not in loud]
     shown = loud + quiet[: max(0, MAX_ROWS - len(loud))]
     for row in sorted(shown, key=report.rows.index):
-        what = row.reason
+        what, lost = row.reason, lost_parts(row)
         if row.status == "failed":
             what = f"{row.stage}: {row.reason} {row.remedy}"
-        elif row.bad_tiles:
-            what = f"{row.bad_tiles} unreadable tiles masked"
+        elif lost:
+            what = "; ".join([row.reason, *lost] if row.status == "empty" else lost)
         elif row.status == "empty" and row.notes:
             what = f"{row.reason}; {row.notes[-1]}"
         table.add_row(

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from wsiprep.core.report import Event, OnEvent, SlideOutcome
 
-__all__ = ["show_progress"]
+__all__ = ["lost_parts", "show_progress"]
 
 COLOURS = {"ok": "green", "empty": "bold yellow", "skipped": "cyan", "failed": "bold red"}
 LINE_SECONDS = 10.0
@@ -139,6 +139,16 @@ class _Lines:
         self._console.print(escape(text), highlight=False)
 
 
+def lost_parts(row: SlideOutcome) -> list[str]:
+    """What of a slide could not be read, and what came of it."""
+    parts = []
+    if row.bad_tiles:
+        parts.append(f"{row.bad_tiles} unreadable tiles masked")
+    if row.thumbnail_bad_tiles:
+        parts.append(f"{row.thumbnail_bad_tiles} unreadable tiles white in the thumbnail")
+    return parts
+
+
 def _sentence(row: SlideOutcome) -> str:
     parts = [f"[{COLOURS[row.status]}]{row.status}[/] {escape(row.slide)}"]
     if row.status == "ok" and row.patches:
@@ -146,8 +156,7 @@ def _sentence(row: SlideOutcome) -> str:
         parts.append(f"{row.patches} patches in {row.seconds:.1f} s{speed}")
     elif row.status == "ok" and row.tissue_mm2:
         parts.append(f"{row.tissue_mm2:.2f} mm² of tissue in {row.seconds:.1f} s")
-    if row.bad_tiles:
-        parts.append(f"[yellow]{row.bad_tiles} tiles could not be read[/]")
+    parts += [f"[yellow]{text}[/]" for text in lost_parts(row)]
     if row.reason:
         parts.append(escape(row.reason.rstrip(".")))
     if row.remedy:

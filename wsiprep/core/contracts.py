@@ -51,15 +51,21 @@ class Slide(Protocol):
         """
         ...
 
-    def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
+    def thumbnail(self, mpp: float, bad: set[str] | None = None) -> NDArray[np.uint8]:
         """The whole of level 0 at about `mpp` µm/px, area-averaged.
+
+        Args:
+            mpp: µm per pixel.
+            bad: Takes a sentence for each stored tile, or other part, that cannot be decoded; it
+                is white then. None: it is an error.
 
         Returns:
             uint8 (h, w, 3) RGB with w = max(1, round(width0 * info.mpp / mpp)), h alike;
             never magnified beyond level 0.
 
         Raises:
-            SlideReadError: a part of the level it is made from cannot be decoded.
+            SlideReadError: a part of the level it is made from cannot be decoded; with `bad`,
+                there is nothing but white beside such parts.
         """
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ __all__ = [
     "SlideOutcome",
     "Status",
     "TrainStep",
+    "white_note",
 ]
 
 NO_TISSUE_REMEDY = (
@@ -57,6 +58,8 @@ class SlideOutcome:
         blurred: Patches dropped as out of focus, where that left none.
         encoded: Patches encoded in this run (the rest were there already).
         bad_tiles: Patches that could not be read and are marked invalid.
+        thumbnail_bad_tiles: Stored tiles, or other parts, that could not be read and are white in
+            the thumbnail on which tissue was found.
         tissue_mm2: Tissue area.
         plan: The reading plan in words.
         seconds: Wall time.
@@ -77,6 +80,7 @@ class SlideOutcome:
     blurred: int = 0
     encoded: int = 0
     bad_tiles: int = 0
+    thumbnail_bad_tiles: int = 0
     tissue_mm2: float = 0.0
     plan: str = ""
     seconds: float = 0.0
@@ -84,6 +88,19 @@ class SlideOutcome:
     overlay: str = ""
     geojson: str = ""
     notes: tuple[str, ...] = ()
+
+
+def white_note(bad: Set[str], picture: str) -> tuple[str, ...]:
+    """What is said of a picture of a slide in which something is missing; nothing where not.
+
+    Args:
+        bad: What `core.contracts.Slide.thumbnail` could not decode.
+        picture: What the picture is called.
+    """
+    if not bad:
+        return ()
+    more = f", and {len(bad) - 1} more like it" if len(bad) > 1 else ""
+    return (f"White in the {picture}: {min(bad).rstrip('.')}{more}.",)
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ __all__ = [
     "CHUNK_CELLS",
     "Box",
     "EncoderSpec",
+    "OnBadTile",
     "PatchGrid",
     "Point",
     "ReadPlan",
@@ -45,6 +46,9 @@ CHUNK_CELLS = 16
 """Cells along each side of a chunk: the unit of storage, and the neighbourhood of reading."""
 
 MppSource = Literal["metadata", "override", "objective"]
+
+OnBadTile = Literal["fail", "mask"]
+"""What is done where a stored tile cannot be decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +175,8 @@ class TissueMask:
         section: int32 (h, w), 0 outside `mask` and the number of the tissue section in it: found
             sections are 1..n, those that the user numbered keep their numbers. By default all
             tissue is section 1.
+        bad_tiles: Stored tiles, or other parts, that could not be decoded and are white in the
+            thumbnail; `notes` say it too.
 
     `pen`, `edge` and `fold` hold all that was seen, whether it was taken out of `mask` or not.
     """
@@ -184,6 +190,7 @@ class TissueMask:
     edge: NDArray[np.bool_] = _DERIVED
     fold: NDArray[np.bool_] = _DERIVED
     section: NDArray[np.int32] = _DERIVED
+    bad_tiles: int = 0
 
     def __post_init__(self) -> None:
         if self.mask.ndim != 2 or self.mask.dtype != np.bool_:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ __all__ = ["SlideConfig"]
 
 
 class SlideConfig(Settings):
-    """How a slide is opened and how its resolution is known."""
+    """How a slide is opened, how its resolution is known, and what to do where it is damaged."""
 
     panel: ClassVar[str] = "Slide"
 
@@ -24,3 +24,6 @@ class SlideConfig(Settings):
     The manifest column is `mpp` (one value a slide)."""
     mpp_from_objective: bool = False
     """Where a slide gives an objective power but no mpp, take 10 / power."""
+    on_bad_tile: Literal["fail", "mask"] = "fail"
+    """A stored tile that cannot be decoded: fail the slide, or mask what lies on it, as white in
+    thumbnails and as invalid patches, and count it."""

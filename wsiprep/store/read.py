@@ -118,6 +118,7 @@ class FeatureStore:
                 size0=self.slide.size0,
                 method=values["method"],
                 notes=tuple(values["notes"]),
+                bad_tiles=values.get("bad_tiles", 0),
                 **{
                     name: mask.astype(np.bool_)
                     for name, mask in load_known(group, ("edge", "fold"), self.path).items()

@@ -105,6 +105,8 @@ class SlideStore:
             "key": key,
             "config": config,
             "notes": list(tissue.notes),
+            # Only where there are some: else the same bytes as before they were counted.
+            **({"bad_tiles": tissue.bad_tiles} if tissue.bad_tiles else {}),
         }
         with self._building(TISSUE, attributes) as group:
             for name in ("mask", "pen", "edge", "fold"):

@@ -13,7 +13,7 @@ from wsiprep.core.contracts import Encoder, Slide
 from wsiprep.core.errors import SlideReadError
 from wsiprep.core.profile import EncodeTimes
 from wsiprep.core.report import Event
-from wsiprep.core.types import EncoderSpec, PatchGrid
+from wsiprep.core.types import EncoderSpec, OnBadTile, PatchGrid
 from wsiprep.encoders.config import EncoderConfig
 from wsiprep.store.journal import Journal, missing_spans
 from wsiprep.store.read import FeatureStore
@@ -68,7 +68,7 @@ def embed(
     cfg, notes = _as_decoded(slide, grid, cfg)
     config = {
         "store_dtype": cfg.store_dtype,
-        "on_bad_tile": cfg.on_bad_tile,
+        "on_bad_tile": ctx.on_bad_tile,
         "precision_asked": cfg.precision,
         **_decode_words(cfg),
     }
@@ -78,7 +78,7 @@ def embed(
         todo = []
         for encoder, found in zip(encoders, there, strict=True):
             if found is None:
-                key = features_key(encoder.spec, cfg, parent, slide.info.reader)
+                key = features_key(encoder.spec, cfg, parent, slide.info.reader, ctx.on_bad_tile)
                 journal = _open_journal(store, name, len(grid), encoder.spec, key, cfg)
                 stack.callback(journal.close)
                 todo.append(Work(encoder, key, journal))
@@ -159,13 +159,17 @@ def _is_there(
     if cfg.precision == stored["config"]["precision_asked"] == "auto":
         # auto may mean another precision on the device where it was made.
         spec = replace(spec, precision=stored["encoder"]["precision"])
+    on_bad_tile = ctx.on_bad_tile
+    if not stored["bad_tiles"]:  # either policy gives the same
+        on_bad_tile = stored["config"]["on_bad_tile"]
     parent = store.manifest.units[grid_unit(name)].key
     reader = slide.info.reader
-    if unit.key == features_key(spec, cfg, parent, reader):
+    if unit.key == features_key(spec, cfg, parent, reader, on_bad_tile):
         return int(stored["bad_tiles"])
     cpu = {"decode": "cpu"}
     had = cpu | {k: stored[k] for k in ("parent", "reader")} | stored["encoder"] | stored["config"]
     asked = cpu | {"parent": parent, "reader": reader} | encoder.spec.canonical() | config
+    asked["on_bad_tile"] = on_bad_tile
     raise mismatch(slide.info, f"features of '{spec.name}'", had, asked)
 
 
@@ -182,7 +186,9 @@ def _open_journal(
     return journal
 
 
-def features_key(spec: EncoderSpec, cfg: EncoderConfig, grid: str, reader: str) -> str:
+def features_key(
+    spec: EncoderSpec, cfg: EncoderConfig, grid: str, reader: str, on_bad_tile: OnBadTile
+) -> str:
     """Identity of features: the encoder with its weights and numbers, the grid, the reader."""
     facts = spec.canonical()
     for words in ("license", "source", "note", "mpp"):
@@ -194,7 +200,7 @@ def features_key(spec: EncoderSpec, cfg: EncoderConfig, grid: str, reader: str) 
             "reader": reader,
             "encoder": facts,
             "store_dtype": cfg.store_dtype,
-            "on_bad_tile": cfg.on_bad_tile,
+            "on_bad_tile": on_bad_tile,
             **_decode_words(cfg),
         }
     )

@@ -102,7 +102,7 @@ def estimate(
         try:
             mpp = own_mpp(cfg.run.output, ref, own)
             with open_slide(ref.path, mpp, slide_id=ref.id) as slide:
-                mm2, grid = _grid(slide, ref, own)
+                mm2, grid = _grid(slide, ref, own, on_event)
                 if encoders and grid is not None and len(grid) and not rate:
                     rate = _encode_rate(encoders, slide, grid, cfg.run.batch_size)
                 rows.append(_cost(slide, ref, mm2, grid, encoders, own, rate))
@@ -116,12 +116,14 @@ def estimate(
     return Estimate(tuple(rows), rate)
 
 
-def _grid(slide: Slide, ref: SlideRef, cfg: AnyConfig) -> tuple[float, PatchGrid | None]:
+def _grid(
+    slide: Slide, ref: SlideRef, cfg: AnyConfig, on_event: OnEvent
+) -> tuple[float, PatchGrid | None]:
     """Tissue area in mm², and the patches, found now or by an earlier stage."""
     stage = stages(cfg)
     store = None
     if stage.tissue is not None:
-        tissue, _ = detect_tissue(slide, stage.tissue)
+        tissue, _ = detect_tissue(slide, stage.tissue, on_bad_tile=cfg.slide.on_bad_tile)
     else:
         stored = find_store(cfg.run.output, ref.id, slide.info.fingerprint)
         if stored is None:
@@ -133,6 +135,8 @@ def _grid(slide: Slide, ref: SlideRef, cfg: AnyConfig) -> tuple[float, PatchGrid
             )
         store = FeatureStore(stored.path)
         tissue = store.tissue()
+    for note in tissue.notes if tissue.bad_tiles else ():
+        on_event(Event("note", text=f"{ref.id}: {note}"))
     mm2 = tissue.area_mm2(slide.info.mpp)
     if stage.patches is not None:
         return mm2, make_grid(slide.info, tissue, stage.patches)

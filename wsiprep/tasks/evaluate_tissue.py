@@ -160,7 +160,8 @@ def _evaluate(pair: Pair, cfg: EvaluateTissueConfig, found: Sequence[Candidate])
     own = [c for c in found if c.kind != "column" or pair.predicted is not None]
     try:
         with open_slide(pair.path, cfg.slide, slide_id=pair.id) as slide:
-            truth = truth_of(SeenSlide(slide, cfg.tissue.tissue_mpp), pair, cfg)
+            seen = SeenSlide(slide, cfg.tissue.tissue_mpp, cfg.slide.on_bad_tile)
+            truth = truth_of(seen, pair, cfg)
             out.data.update(identity(truth.slide, pair))
             panels = [_plain_panel(truth, pair)]
             for candidate in own:

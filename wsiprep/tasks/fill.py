@@ -130,12 +130,12 @@ def _batches(
     if cfg.decode in ctx.decoders:
         return stream_on_device(
             slide.reopen, grid, spans, ctx.decoders[cfg.decode], workers=ctx.workers,
-            on_bad_tile=cfg.on_bad_tile, times=times,
+            on_bad_tile=ctx.on_bad_tile, times=times,
         )  # fmt: skip
     encoders = [work.encoder for work in todo]
     allocate = next((e.allocate for e in encoders if isinstance(e, AsyncEncoder)), None)
     return stream_tiles(
-        slide.reopen, grid, spans, workers=ctx.workers, on_bad_tile=cfg.on_bad_tile,
+        slide.reopen, grid, spans, workers=ctx.workers, on_bad_tile=ctx.on_bad_tile,
         allocate=allocate, times=times, scaled=cfg.decode == "scaled",
     )  # fmt: skip
 

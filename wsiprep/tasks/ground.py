@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wsiprep import __version__
 from wsiprep.core.config import digest
 from wsiprep.core.errors import OutputError, UsageError, WsiprepError
-from wsiprep.core.report import Event, OnEvent
+from wsiprep.core.report import Event, OnEvent, white_note
 from wsiprep.core.types import PatchGrid, SlideInfo
 from wsiprep.models.aligned import Aligned
 from wsiprep.models.objectives.region_sigmoid import RegionSigmoid
@@ -243,7 +243,11 @@ def _backdrop(cfg: GroundConfig, store: FeatureStore, on_event: OnEvent) -> NDAr
     longest_um = max(info.size0.width, info.size0.height) * info.mpp
     try:
         with open_slide(info.uri, _opening(cfg, info), slide_id=info.id) as slide:
-            return slide.thumbnail(longest_um / PICTURE_PX)
+            bad: set[str] | None = set() if cfg.slide.on_bad_tile == "mask" else None
+            thumbnail = slide.thumbnail(longest_um / PICTURE_PX, bad)
+            for note in white_note(bad or set(), "heat map"):
+                on_event(Event("note", text=f"{info.id}: {note}"))
+            return thumbnail
     except WsiprepError as err:
         note = f"{info.id}: the slide cannot be read ({err.message.rstrip('.')})"
     if store.has_tissue:

@@ -109,6 +109,7 @@ def inspect_store(path: Path) -> dict[str, Any]:
             "mpp": values["mpp"],
             "shape": list(mask.mask.shape),
             "area_mm2": round(mask.area_mm2(info.mpp), 4),
+            "bad_tiles": mask.bad_tiles,
             "settings": values["config"],
         }
     grids = []

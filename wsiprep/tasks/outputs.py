@@ -65,6 +65,7 @@ def draw_overlay(
     thumbnail: NDArray[np.uint8] | None,
     name: str | None,
     grid: PatchGrid | None,
+    bad: set[str] | None = None,
 ) -> Path:
     """Draw tissue, ink and (with `grid`, called `name`) patches, where the picture is missing.
 
@@ -75,12 +76,16 @@ def draw_overlay(
         thumbnail: uint8 (h, w, 3), or None.
         name: Name of the grid.
         grid: The patches.
+        bad: As of `core.contracts.Slide.thumbnail`.
+
+    Raises:
+        SlideReadError: a thumbnail is needed and cannot be decoded.
     """
     path = store.out / "overlays" / (name or "tissue") / f"{store.name}.jpg"
     if not path.is_file():
         if thumbnail is None or max(thumbnail.shape) < PICTURE_PX:
             longest_um = max(tissue.size0.width, tissue.size0.height) * slide.info.mpp
-            thumbnail = slide.thumbnail(longest_um / PICTURE_PX)
+            thumbnail = slide.thumbnail(longest_um / PICTURE_PX, bad)
         picture = tissue_overlay(
             thumbnail, tissue, grid, slide_id=store.name, slide_mpp=slide.info.mpp
         )

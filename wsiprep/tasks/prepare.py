@@ -22,7 +22,13 @@ from wsiprep.core.errors import (
     WsiprepError,
 )
 from wsiprep.core.profile import Profile
-from wsiprep.core.report import Event, OnEvent, RunReport, SlideOutcome
+from wsiprep.core.report import (
+    Event,
+    OnEvent,
+    RunReport,
+    SlideOutcome,
+    white_note,
+)
 from wsiprep.core.types import PatchGrid, TissueMask
 from wsiprep.encoders.load import resolve_device
 from wsiprep.slide.open import open_slide, why_not_tiled
@@ -100,9 +106,11 @@ def prepare_slide(
 
         row = replace(row, geojson=str(outputs.write_outlines(store, tissue)))
         if cfg.run.overlay:
+            bad: set[str] | None = set() if ctx.on_bad_tile == "mask" else None
             with ctx.stop.at_once():
-                picture = outputs.draw_overlay(slide, store, tissue, thumbnail, name, grid)
+                picture = outputs.draw_overlay(slide, store, tissue, thumbnail, name, grid, bad)
             row = replace(row, overlay=str(picture))
+            notes = white_note(bad or set(), "overlay")
         if grid is not None and name is not None and stage.encoding is not None:
             done = embed(slide, store, name, grid, encoders, stage.encoding, ctx)
             row = replace(row, encoded=done.patches, bad_tiles=done.bad_tiles)
@@ -111,6 +119,7 @@ def prepare_slide(
         row = replace(
             row,
             tissue_mm2=round(tissue.area_mm2(slide.info.mpp), 4),
+            thumbnail_bad_tiles=tissue.bad_tiles,
             notes=(*slide.info.notes, *tissue.notes, *notes),
             stage="encode" if stage.encoding else ("patches" if stage.patches else "tissue"),
         )
@@ -162,7 +171,8 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
                 redone = redo.of(ref, own)
                 again = own.run.overwrite and not redone.has()
                 run = own.run.model_copy(update={"overwrite": again})
-                ctx = Context(run, on_event, stop, redone, profile, said, decoders, ahead)
+                bad = own.slide.on_bad_tile
+                ctx = Context(run, on_event, stop, redone, profile, said, bad, decoders, ahead)
                 outcome = _attempt(ref, own, encoders, ctx, record, deferred)
                 if outcome is None:  # another process has it; look again after the others
                     waiting.append((ref, own, True))

@@ -13,7 +13,7 @@ from wsiprep.core.contracts import Slide
 from wsiprep.core.errors import StoreMismatchError
 from wsiprep.core.profile import Profile
 from wsiprep.core.report import Event, OnEvent
-from wsiprep.core.types import PatchGrid, SlideInfo, TissueMask
+from wsiprep.core.types import OnBadTile, PatchGrid, SlideInfo, TissueMask
 from wsiprep.grid.build import grid_key, grid_name, make_grid
 from wsiprep.grid.config import GridConfig
 from wsiprep.store.read import FeatureStore
@@ -43,6 +43,7 @@ class Context:
         redone: What an `--overwrite` run that was stopped has done again of this slide.
         profile: Where the time of encoding goes.
         said: Notes that concern many slides and were told already.
+        on_bad_tile: What is done where a stored tile of the slide cannot be decoded.
         decoders: Decoders of JPEG tiles on the encoders' device, by `EncoderConfig.decode`.
         ahead: What a segmenter saw on slides before their turn.
     """
@@ -53,6 +54,7 @@ class Context:
     redone: Redone
     profile: Profile
     said: set[str]
+    on_bad_tile: OnBadTile
     decoders: Mapping[str, JpegDecoder] = field(default_factory=dict)
     ahead: TissueAhead = field(default_factory=lambda: TissueAhead(()))
 
@@ -71,22 +73,29 @@ def segment(
         The mask, and the thumbnail if it was made now.
 
     Raises:
-        StoreMismatchError: tissue was found with other settings, and `overwrite` is off.
+        StoreMismatchError: tissue was found with other settings, and `overwrite` is off; or
+            without what could not be decoded, and `on_bad_tile` is `fail`.
+        SlideReadError: the thumbnail cannot be decoded; all of it, where `on_bad_tile` is `mask`.
     """
-    key = tissue_key(slide.info, cfg)
     unit = store.unit(TISSUE)
     if unit is not None and not ctx.run.overwrite:
         stored = FeatureStore(store.path)
-        if unit.key != key:
-            raise mismatch(
-                slide.info, "tissue mask", stored.attributes(TISSUE)["config"], cfg.canonical()
-            )
+        had, asked = stored.attributes(TISSUE)["config"], cfg.canonical()
+        masked = "on_bad_tile" in had
+        if masked:  # else either policy finds the same
+            asked["on_bad_tile"] = ctx.on_bad_tile
+        masks = masked and ctx.on_bad_tile == "mask"
+        if unit.key != tissue_key(slide.info, cfg, masked=masks):
+            raise mismatch(slide.info, "tissue mask", had, asked)
         return stored.tissue(), None
     ctx.on_event(Event("stage", slide=slide.info.id, text="tissue"))
     with ctx.stop.at_once():
-        tissue, thumbnail = detect_tissue(slide, cfg, ctx.ahead.seen(slide, cfg))
+        seen = ctx.ahead.seen(slide, cfg, ctx.on_bad_tile)
+        tissue, thumbnail = detect_tissue(slide, cfg, seen, ctx.on_bad_tile)
     outputs.remove_pictures(store)
-    store.put_tissue(tissue, key, cfg.canonical())
+    masked = tissue.bad_tiles > 0
+    config = cfg.canonical() | ({"on_bad_tile": "mask"} if masked else {})
+    store.put_tissue(tissue, tissue_key(slide.info, cfg, masked=masked), config)
     return tissue, thumbnail
 
 

@@ -11,23 +11,19 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
-import numpy as np
-from numpy.typing import NDArray
-
 from wsiprep.core.contracts import Slide
-from wsiprep.core.types import SlideInfo
+from wsiprep.core.types import OnBadTile
 from wsiprep.slide.open import open_slide
 from wsiprep.store.claim import find_store
 from wsiprep.tasks.config import AnyConfig, stages
 from wsiprep.tasks.inputs import SlideRef
 from wsiprep.tasks.slides import own_mpp
 from wsiprep.tissue.config import TissueConfig
-from wsiprep.tissue.detect import Seen, see, slides_at_once, tissue_key
+from wsiprep.tissue.detect import Seen, Shown, see, show, slides_at_once, tissue_key
 
 __all__ = ["TissueAhead"]
 
 Waiting = tuple[SlideRef, AnyConfig, bool]
-Shown = tuple[SlideInfo, NDArray[np.uint8]]
 
 
 class TissueAhead:
@@ -42,7 +38,7 @@ class TissueAhead:
         self._waiting = waiting
         self._seen: dict[str, Seen] = {}
 
-    def seen(self, slide: Slide, cfg: TissueConfig) -> Seen | None:
+    def seen(self, slide: Slide, cfg: TissueConfig, on_bad_tile: OnBadTile) -> Seen | None:
         """What a segmenter that takes several slides saw on this one; None if it takes one alone.
 
         Slides after it that cannot be read are left for their turn, in which they fail with a
@@ -54,15 +50,20 @@ class TissueAhead:
         most = slides_at_once(cfg)
         if most == 1:
             return None
-        key = tissue_key(slide.info, cfg)
+        masked = on_bad_tile == "mask"
+        key = tissue_key(slide.info, cfg, masked=masked)
         if key not in self._seen:
             self._seen.clear()
-            alike = ((ref, own) for ref, own, _ in self._waiting if stages(own).tissue == cfg)
+            alike = (
+                (ref, own)
+                for ref, own, _ in self._waiting
+                if (stages(own).tissue, own.slide.on_bad_tile) == (cfg, on_bad_tile)
+            )
             with ThreadPoolExecutor(most) as pool:
                 others = pool.map(_unread, islice(alike, most - 1))
-                shown = [(slide.info, slide.thumbnail(cfg.tissue_mpp))]
+                shown = [show(slide, cfg, on_bad_tile)]
                 shown += [one for one in others if one is not None]
-            keys = [tissue_key(info, cfg) for info, _ in shown]
+            keys = [tissue_key(one.info, cfg, masked=masked) for one in shown]
             self._seen = dict(zip(keys, see(shown, cfg), strict=True))
         return self._seen.pop(key)
 
@@ -76,6 +77,6 @@ def _unread(one: tuple[SlideRef, AnyConfig]) -> Shown | None:
             there = find_store(out, ref.id, slide.info.fingerprint) is not None
             if tissue is None or (there and not own.run.overwrite):
                 return None
-            return slide.info, slide.thumbnail(tissue.tissue_mpp)
+            return show(slide, tissue, own.slide.on_bad_tile)
     except Exception:  # noqa: BLE001 - it is read again in its turn, and told then
         return None

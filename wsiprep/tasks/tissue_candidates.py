@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from wsiprep.core.config import override
 from wsiprep.core.contracts import Slide
 from wsiprep.core.errors import ConfigError, MissingStageError
-from wsiprep.core.types import Point, Size, SlideInfo, TissueMask
+from wsiprep.core.types import OnBadTile, Point, Size, SlideInfo, TissueMask
 from wsiprep.slide.fingerprint import fingerprint
 from wsiprep.store.claim import find_store, store_path
 from wsiprep.store.read import FeatureStore
@@ -82,12 +82,18 @@ class SeenSlide:
     Args:
         slide: The open slide.
         mpp: µm per pixel of the thumbnail.
+        on_bad_tile: Where a part of it cannot be decoded: raise, or take it for white.
+
+    Attributes:
+        bad: Of each part that is white so, a sentence.
+        seconds: Time that the thumbnail took.
     """
 
-    def __init__(self, slide: Slide, mpp: float) -> None:
+    def __init__(self, slide: Slide, mpp: float, on_bad_tile: OnBadTile = "fail") -> None:
         began = time.perf_counter()
         self._slide, self._mpp = slide, mpp
-        self._thumbnail = slide.thumbnail(mpp)
+        self.bad: set[str] = set()
+        self._thumbnail = slide.thumbnail(mpp, self.bad if on_bad_tile == "mask" else None)
         self.seconds = time.perf_counter() - began
 
     @property
@@ -95,9 +101,9 @@ class SeenSlide:
         """Sizes, resolution, identity."""
         return self._slide.info
 
-    def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
+    def thumbnail(self, mpp: float, bad: set[str] | None = None) -> NDArray[np.uint8]:
         """The whole slide, uint8 (h, w, 3); a copy of what was read, if of that µm/px."""
-        return self._thumbnail.copy() if mpp == self._mpp else self._slide.thumbnail(mpp)
+        return self._thumbnail.copy() if mpp == self._mpp else self._slide.thumbnail(mpp, bad)
 
     def read(self, origin0: Point, level: int, size: Size) -> NDArray[np.uint8]:
         """Read a region of the slide."""

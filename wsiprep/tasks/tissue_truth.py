@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiprep.core.report import white_note
 from wsiprep.metrics.tissue import compare_masks, overlap_of, resample_mask
 from wsiprep.tasks.evaluate_config import EvaluateTissueConfig
 from wsiprep.tasks.reference_pairs import Pair
@@ -64,7 +65,7 @@ def truth_of(slide: SeenSlide, pair: Pair, cfg: EvaluateTissueConfig) -> Truth:
         resample_mask(given.mask, (h, w)),
         None if pen is None else resample_mask(pen, (h, w)),
         (info.mpp * info.size0.width / w, info.mpp * info.size0.height / h),
-        (*info.notes, *given.notes),
+        (*info.notes, *white_note(slide.bad, "thumbnail"), *given.notes),
     )
 
 

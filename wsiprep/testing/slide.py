@@ -239,6 +239,13 @@ class SlideContract:
             small, large = _quarter(thumbnail, part), _quarter(level0, part)
             assert np.abs(small - large).max() < 6, part
 
+    def test_a_sound_thumbnail_has_no_bad_parts(self, slide: Slide) -> None:
+        """Told to go on without what cannot be decoded, it is the same and notes nothing."""
+        bad: set[str] = set()
+        mpp = slide.info.mpp * 4
+        assert np.array_equal(slide.thumbnail(mpp, bad), slide.thumbnail(mpp))
+        assert not bad
+
     def test_stored_tiles_make_up_the_levels(self, slide: Slide) -> None:
         """Of a slide that gives its stored tiles: corner and middle of every level are theirs."""
         if not isinstance(slide, TiledSlide):

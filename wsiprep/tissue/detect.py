@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ from pydantic import ValidationError
 from wsiprep.core.config import Settings, digest
 from wsiprep.core.contracts import BatchSegmenter, Segmenter, Slide
 from wsiprep.core.errors import ConfigError, PluginUnavailableError, SlideError, WsiprepError
-from wsiprep.core.types import Segmentation, SlideInfo, TissueMask
+from wsiprep.core.report import white_note
+from wsiprep.core.types import OnBadTile, Segmentation, SlideInfo, TissueMask
 from wsiprep.tissue.clean import clean_tissue, smooth_outline
 from wsiprep.tissue.config import SEEN, TissueConfig
 from wsiprep.tissue.given import (
@@ -28,10 +30,12 @@ __all__ = [
     "FORMAT",
     "FoundTissue",
     "Seen",
+    "Shown",
     "check_segmenter",
     "detect_tissue",
     "see",
     "segmenters",
+    "show",
     "slides_at_once",
     "tissue_key",
 ]
@@ -53,16 +57,35 @@ class FoundTissue(NamedTuple):
     thumbnail: NDArray[np.uint8]
 
 
-class Seen(NamedTuple):
-    """What a segmenter saw on the thumbnail of a slide, before it is cleaned up.
+class Shown(NamedTuple):
+    """A slide as a segmenter is shown it.
 
     Attributes:
-        thumbnail: uint8 (h, w, 3) RGB of the whole slide.
-        masks: Of the thumbnail's shape.
+        info: The slide.
+        thumbnail: uint8 (h, w, 3) RGB of the whole of it.
+        bad: A sentence for each part that could not be decoded and is white.
     """
 
+    info: SlideInfo
     thumbnail: NDArray[np.uint8]
+    bad: frozenset[str] = frozenset()
+
+
+class Seen(NamedTuple):
+    """What a segmenter saw on a slide, before it is cleaned up; masks of the thumbnail's shape."""
+
+    shown: Shown
     masks: Segmentation
+
+
+def show(slide: Slide, cfg: TissueConfig, on_bad_tile: OnBadTile = "fail") -> Shown:
+    """Read the thumbnail on which tissue is found.
+
+    Raises:
+        SlideReadError: it cannot be read; with `mask`, nothing of it but white.
+    """
+    bad: set[str] | None = set() if on_bad_tile == "mask" else None
+    return Shown(slide.info, slide.thumbnail(cfg.tissue_mpp, bad), frozenset(bad or ()))
 
 
 def slides_at_once(cfg: TissueConfig) -> int:
@@ -77,11 +100,11 @@ def slides_at_once(cfg: TissueConfig) -> int:
     return segmenter.batch if isinstance(segmenter, BatchSegmenter) else 1
 
 
-def see(shown: Sequence[tuple[SlideInfo, NDArray[np.uint8]]], cfg: TissueConfig) -> list[Seen]:
+def see(shown: Sequence[Shown], cfg: TissueConfig) -> list[Seen]:
     """Show thumbnails to the segmenter, together where it takes several.
 
     Args:
-        shown: Slides, each with its thumbnail at `cfg.tissue_mpp`.
+        shown: Slides, as `show` gives them for these settings.
         cfg: Settings of the stage, without a mask of the user.
 
     Raises:
@@ -90,38 +113,47 @@ def see(shown: Sequence[tuple[SlideInfo, NDArray[np.uint8]]], cfg: TissueConfig)
     segmenter = _segmenter(cfg)
     if isinstance(segmenter, BatchSegmenter) and len(shown) > 1:
         found = segmenter.segment_many(
-            [thumbnail for _, thumbnail in shown], [_mpp(*one)[2] for one in shown]
+            [one.thumbnail for one in shown], [_mpp(one)[2] for one in shown]
         )
     else:
-        found = [_alone(segmenter, *one) for one in shown]
-    for (_, thumbnail), masks in zip(shown, found, strict=True):
-        h, w = thumbnail.shape[:2]
+        found = [_alone(segmenter, one) for one in shown]
+    for one, masks in zip(shown, found, strict=True):
+        h, w = one.thumbnail.shape[:2]
         _check(masks, (h, w), cfg.segmenter)
-    return [Seen(thumbnail, masks) for (_, thumbnail), masks in zip(shown, found, strict=True)]
+    return [Seen(one, masks) for one, masks in zip(shown, found, strict=True)]
 
 
-def detect_tissue(slide: Slide, cfg: TissueConfig, seen: Seen | None = None) -> FoundTissue:
+def detect_tissue(
+    slide: Slide,
+    cfg: TissueConfig,
+    seen: Seen | None = None,
+    on_bad_tile: OnBadTile = "fail",
+) -> FoundTissue:
     """Find the tissue of a slide, or take what the user gave.
 
     Args:
         slide: An open slide.
         cfg: Settings of the stage.
         seen: What `see` gave of this slide with these settings; None to look now.
+        on_bad_tile: Where a part of the thumbnail cannot be decoded: raise, or take it for white
+            and say so in the notes of the mask.
 
     Raises:
         UnknownPluginError: no such segmenter.
         PluginUnavailableError: the segmenter's library is missing, or it breaks its contract.
         ConfigError: a segmenter option is unknown or wrong.
         TissueInputError: the user's mask or GeoJSON cannot be used.
-        SlideReadError: the thumbnail cannot be read.
+        SlideReadError: the thumbnail cannot be read; with `mask`, nothing of it but white.
     """
     info = slide.info
     if cfg.mask is not None:
         given = given_tissue(cfg.mask, info, cfg.tissue_mpp, cfg.section_gap)
-        return FoundTissue(given, slide.thumbnail(cfg.tissue_mpp))
-    thumbnail, found = seen or see([(info, slide.thumbnail(cfg.tissue_mpp))], cfg)[0]
-    h, w = thumbnail.shape[:2]
-    mpp_x, mpp_y, mpp = _mpp(info, thumbnail)
+        shown = show(slide, cfg, on_bad_tile)
+        notes = (*given.notes, *white_note(shown.bad, "thumbnail"))
+        return FoundTissue(replace(given, notes=notes, bad_tiles=len(shown.bad)), shown.thumbnail)
+    shown, found = seen or see([show(slide, cfg, on_bad_tile)], cfg)[0]
+    h, w = shown.thumbnail.shape[:2]
+    mpp_x, mpp_y, mpp = _mpp(shown)
     beside = {name: _mask_of(found, name) for name in SEEN}
     excluded = np.zeros((h, w), np.bool_)
     for name in cfg.exclude:
@@ -137,7 +169,7 @@ def detect_tissue(slide: Slide, cfg: TissueConfig, seen: Seen | None = None) -> 
     sections = find_sections(
         tissue, (mpp_x, mpp_y), gap_um=cfg.section_gap, bridge=found.tissue & excluded
     )
-    notes = found.notes
+    notes = (*found.notes, *white_note(shown.bad, "thumbnail"))
     if not tissue.any() and found.tissue.any():
         notes = (*notes, f"no piece of tissue reaches --min-tissue-area {cfg.min_tissue_area:g}.")
     mask = TissueMask(
@@ -147,16 +179,23 @@ def detect_tissue(slide: Slide, cfg: TissueConfig, seen: Seen | None = None) -> 
         method=cfg.segmenter,
         notes=notes,
         section=sections,
+        bad_tiles=len(shown.bad),
         **beside,
     )
-    return FoundTissue(mask, thumbnail)
+    return FoundTissue(mask, shown.thumbnail)
 
 
-def tissue_key(info: SlideInfo, cfg: TissueConfig) -> str:
+def tissue_key(info: SlideInfo, cfg: TissueConfig, *, masked: bool = False) -> str:
     """sha256 (hex) of all that decides the mask of a slide.
 
     A mask given by the user enters by its content, options of the segmenter as they are
     understood (a default that is spelled out changes nothing), and the segmenter by its version.
+
+    Args:
+        info: The slide.
+        cfg: Settings of the stage.
+        masked: Whether parts of the thumbnail could not be decoded and are white. Without such
+            parts a mask is the same whatever `on_bad_tile`.
 
     Raises:
         UnknownPluginError, PluginUnavailableError, ConfigError, TissueInputError: as
@@ -190,6 +229,7 @@ def tissue_key(info: SlideInfo, cfg: TissueConfig) -> str:
             "slide_mpp": info.mpp,
             "settings": settings,
             "segmenter": segmenter,
+            **({"on_bad_tile": "mask"} if masked else {}),
         }
     )
 
@@ -209,19 +249,19 @@ def _segmenter(cfg: TissueConfig) -> Segmenter:
     return made
 
 
-def _alone(segmenter: Segmenter, info: SlideInfo, thumbnail: NDArray[np.uint8]) -> Segmentation:
+def _alone(segmenter: Segmenter, shown: Shown) -> Segmentation:
     try:
-        return segmenter.segment(thumbnail, _mpp(info, thumbnail)[2])
+        return segmenter.segment(shown.thumbnail, _mpp(shown)[2])
     except WsiprepError as err:
         # A segmenter does not know which slide it looks at.
         if isinstance(err, SlideError) and err.slide is None:
-            err.slide, err.stage = info.id, err.stage or "tissue"
+            err.slide, err.stage = shown.info.id, err.stage or "tissue"
         raise
 
 
-def _mpp(info: SlideInfo, thumbnail: NDArray[np.uint8]) -> tuple[float, float, float]:
+def _mpp(shown: Shown) -> tuple[float, float, float]:
     """µm/px of a thumbnail: along x, along y, and their geometric mean."""
-    h, w = thumbnail.shape[:2]
+    info, (h, w) = shown.info, shown.thumbnail.shape[:2]
     x, y = info.mpp * info.size0.width / w, info.mpp * info.size0.height / h
     return x, y, float(np.sqrt(x * y))
 

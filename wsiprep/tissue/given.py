@@ -199,6 +199,7 @@ def _tissue(
         method=method,
         notes=notes,
         section=section,
+        bad_tiles=0,  # no thumbnail was looked at
         **{"pen": np.zeros_like(mask), **seen},
     )
 

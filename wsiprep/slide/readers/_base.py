@@ -33,9 +33,15 @@ from wsiprep.slide.resolution import Resolution, resolve
 __all__ = ["BaseSlide", "assemble", "on_white", "one_line"]
 
 WHITE = 255
+DAMAGED = (
+    "The file is damaged or incomplete there: compare its size and checksum with the original, "
+    "or go on without that part: --on-bad-tile mask."
+)
 LEVEL_SLACK = 1.01
 """A level up to 1 % coarser than a thumbnail still serves it: pyramids are rounded to pixels."""
 _PROBE_PX = 256
+_PART_PX = 256
+"""Side of the parts that a thumbnail can do without."""
 
 _abandoned: list[Any] = []  # handles of a parent process; closing them here could harm it
 
@@ -110,7 +116,7 @@ class BaseSlide(ABC):
         region[y0 - y : y1 - y, x0 - x : x1 - x] = inside
         return region
 
-    def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
+    def thumbnail(self, mpp: float, bad: set[str] | None = None) -> NDArray[np.uint8]:
         """The whole of level 0 at about `mpp` µm/px; see `core.contracts.Slide.thumbnail`.
 
         Averaged from the coarsest level that is fine enough. Memory is bounded as told in
@@ -118,9 +124,11 @@ class BaseSlide(ABC):
         slide that has only level 0.
 
         Raises:
-            SlideReadError: a part of that level cannot be decoded.
+            SlideReadError: a part of that level cannot be decoded; with `bad`, there is nothing
+                but white beside such parts.
             UsageError: `mpp` is not a positive number.
         """
+        self._check_open()
         if not (mpp > 0 and math.isfinite(mpp)):
             raise UsageError(f"a thumbnail needs a positive µm/px, not {mpp}.")
         size0 = self._info.size0
@@ -133,7 +141,15 @@ class BaseSlide(ABC):
         )
         level_size = self._info.level_sizes[level]
         fits = Size(min(size.width, level_size.width), min(size.height, level_size.height))
-        picture = self._average(level, fits)
+        lost: set[str] | None = None if bad is None else set()
+        picture = self._average(level, fits, lost)
+        if bad is not None and lost:
+            if picture.min() == WHITE:
+                raise self._error(
+                    f"nothing is left of level {level} without what cannot be decoded: {min(lost)}",
+                    hint="The file is damaged; copy it again, or try another --reader.",
+                )
+            bad |= lost
         if fits != size:  # by a pixel or so, see LEVEL_SLACK
             import cv2
 
@@ -142,10 +158,27 @@ class BaseSlide(ABC):
             ).astype(np.uint8, copy=False)
         return picture
 
-    def _average(self, level: int, size: Size) -> NDArray[np.uint8]:
-        """The whole of a level, averaged down to `size`."""
+    def _average(self, level: int, size: Size, bad: set[str] | None) -> NDArray[np.uint8]:
+        """The whole of a level, averaged down to `size`; `bad` as of `thumbnail`."""
         level_size = self._info.level_sizes[level]
-        return area_average(lambda box: self._read_inside(level, box), level_size, size)
+        return area_average(lambda box: self._read_sound(level, box, bad), level_size, size)
+
+    def _read_sound(self, level: int, box: Box, bad: set[str] | None) -> NDArray[np.uint8]:
+        """A box; with `bad`, what cannot be decoded is found by halves, noted there and white."""
+        try:
+            return self._read_inside(level, box)
+        except SlideReadError as err:
+            if bad is None:
+                raise
+            if max(box.width, box.height) <= _PART_PX:
+                bad.add(err.message)
+                return np.full((box.height, box.width, 3), WHITE, np.uint8)
+        x, y, w, h = box.x, box.y, box.width, box.height
+        if w >= h:
+            halves = (Box(x, y, w // 2, h), Box(x + w // 2, y, w - w // 2, h))
+        else:
+            halves = (Box(x, y, w, h // 2), Box(x, y + h // 2, w, h - h // 2))
+        return np.concatenate([self._read_sound(level, b, bad) for b in halves], int(w >= h))
 
     def reopen(self) -> Self:
         """A new, independent handle on the same slide, for another thread or process."""
@@ -187,8 +220,7 @@ class BaseSlide(ABC):
                 f"the region of {box.width} x {box.height} px of level {level} at level-0 origin "
                 f"({round(box.x * scale)}, {round(box.y * scale)}) cannot be decoded "
                 f"({self._info.reader}: {one_line(err)}).",
-                hint="The file is damaged or incomplete there: compare its size and checksum "
-                "with the original.",
+                hint=DAMAGED,
             ) from err
 
     def _error(self, message: str, hint: str | None = None) -> SlideReadError:

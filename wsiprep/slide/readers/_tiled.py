@@ -25,7 +25,7 @@ from wsiprep.core.errors import (
     WsiprepError,
 )
 from wsiprep.core.types import Box, Size, SlideInfo, Tiling
-from wsiprep.slide.readers._base import WHITE, BaseSlide, one_line
+from wsiprep.slide.readers._base import DAMAGED, WHITE, BaseSlide, one_line
 from wsiprep.slide.readers._jpeg import JpegCodec
 from wsiprep.slide.readers._jpeg_intervals import IntervalCodec
 from wsiprep.slide.readers._thumbnail import area_average
@@ -159,14 +159,13 @@ class TiledBase(BaseSlide):
         """Decode a tile; see `core.contracts.TiledSlide.decode_tile`."""
         self._decode(self._table(level).codec.decode, level, tile, data, out)
 
-    def _average(self, level: int, size: Size) -> NDArray[np.uint8]:
+    def _average(self, level: int, size: Size, bad: set[str] | None) -> NDArray[np.uint8]:
         """The whole of a level, averaged down to `size`: in threads, and from tiles that shrink.
 
         Where `size` is sixteen times smaller or more and the codec can, tiles are decoded at an
         eighth of their side. At that scale libjpeg takes the mean of each 8 x 8 block straight
         from its coefficients: a third less work than decoding, and the same but for rounding.
         """
-        self._check_open()
         self._live_handle()  # once, before threads ask for it
         threads = min(MAX_THREADS, available_cores())
         whole, tile = self._info.level_sizes[level], self._table(level).tiling.tile
@@ -184,7 +183,7 @@ class TiledBase(BaseSlide):
             decode = self.decode_tile
         tiling = Tiling(tile, self._table(level).tiling.shape)
         return area_average(
-            lambda box: self._assemble(level, box, tiling, decode),
+            lambda box: self._assemble(level, box, tiling, decode, bad),
             whole, size, tile=tile, threads=threads, extent=extent,
         )  # fmt: skip
 
@@ -235,18 +234,30 @@ class TiledBase(BaseSlide):
     def _read_box(self, handle: Any, level: int, box: Box) -> NDArray[np.uint8]:
         return self._assemble(level, box, self._table(level).tiling, self.decode_tile)
 
-    def _assemble(self, level: int, box: Box, tiling: Tiling, decode: Decode) -> NDArray[np.uint8]:
+    def _assemble(
+        self, level: int, box: Box, tiling: Tiling, decode: Decode, bad: set[str] | None = None
+    ) -> NDArray[np.uint8]:
         """A box put together from decoded tiles: those of the level, or the same shrunk."""
+
+        def put(number: int, out: NDArray[np.uint8]) -> None:
+            try:
+                decode(level, number, self.fetch_tile(level, number), out)
+            except SlideReadError as err:
+                if bad is None:
+                    raise
+                bad.add(err.message)
+                out[...] = WHITE
+
         tile, region = tiling.tile, np.empty((box.height, box.width, 3), np.uint8)
         if (tile.width, tile.height) == (box.width, box.height) and not (
             box.x % tile.width or box.y % tile.height
         ):
             number = box.y // tile.height * tiling.shape[1] + box.x // tile.width
-            decode(level, number, self.fetch_tile(level, number), region)
+            put(number, region)
             return region
         pixels = np.empty((tile.height, tile.width, 3), np.uint8)
         for number, x, y in _touched(tiling, box):
-            decode(level, number, self.fetch_tile(level, number), pixels)
+            put(number, pixels)
             x0, x1 = max(x, box.x), min(x + tile.width, box.x + box.width)
             y0, y1 = max(y, box.y), min(y + tile.height, box.y + box.height)
             part = pixels[y0 - y : y1 - y, x0 - x : x1 - x]
@@ -276,8 +287,7 @@ class TiledBase(BaseSlide):
         x, y = round(col * tiling.tile.width * scale), round(row * tiling.tile.height * scale)
         return self._error(
             f"tile {tile} of level {level}, at level-0 origin ({x}, {y}), {what}.",
-            hint="The file is damaged or incomplete there: compare its size and checksum "
-            "with the original.",
+            hint=DAMAGED,
         )
 
 
