@@ -16,7 +16,7 @@ from wsiprep.core.errors import SlideReadError
 from wsiprep.core.types import PatchGrid
 from wsiprep.tiles.device.area import shrink
 from wsiprep.tiles.device.decode import JpegDecoder
-from wsiprep.tiles.make import WHITE, OnBadTile
+from wsiprep.tiles.job import WHITE, OnBadTile
 from wsiprep.tiles.scaled import level_corners
 from wsiprep.tiles.schedule import Schedule, Unit, schedule
 from wsiprep.tiles.times import ReadTimes

@@ -25,7 +25,8 @@ from wsiprep.core.errors import DeviceError
 from wsiprep.core.types import PatchGrid, ReadPlan
 from wsiprep.tiles.device.decode import JpegDecoder
 from wsiprep.tiles.device.make import DeviceJob, DeviceMaker, Fetched
-from wsiprep.tiles.make import OnBadTile, pieces_of
+from wsiprep.tiles.job import OnBadTile
+from wsiprep.tiles.make import pieces_of
 from wsiprep.tiles.schedule import Unit
 from wsiprep.tiles.times import ReadTimes
 from wsiprep.tiles.units import (
@@ -101,7 +102,8 @@ def stream_on_device(
     size, is left to the host.
 
     Memory on the device: as many batches as `stream_tiles` makes in advance, `TILE_BYTES` of
-    tiles or those of a unit if that is more, and some 5 * `UNIT_BYTES` to shrink patches.
+    tiles that units share or those of a unit if that is more, the other tiles of a unit, and some
+    5 * `UNIT_BYTES` to shrink patches.
 
     Args:
         open_slide: Opens a new handle; called once in each thread, and once here.
