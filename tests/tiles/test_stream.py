@@ -214,6 +214,49 @@ def test_a_broken_stored_tile_costs_just_the_patches_on_it(workers):
     np.testing.assert_array_equal(pixels[ok], single_reads(slide_ok, grid)[ok])
 
 
+@pytest.mark.parametrize(
+    ("tile", "stride", "mpp", "grid_shift"),
+    [
+        ((64, 64), 64, 0.5, 0),
+        ((64, 64), 40, 0.5, 0),
+        ((64, 64), 64, 0.37, 0),
+        ((64, 48), 48, 0.25, 9),
+    ],
+)
+def test_a_patch_that_lies_on_absent_tiles_alone_has_no_pixels(tile, stride, mpp, grid_shift):
+    """One that lies on them in part keeps them white."""
+    slide, grid = tiled(tile, stride=stride, mpp=mpp)
+    grid = replace(grid, origin0_px=grid.origin0_px - grid_shift)
+    rows, cols = slide.tiling(0).shape
+    there = np.ones((rows, cols), bool)
+    there[3:7, 4:9] = there[0, 0] = there[-1, -3:] = there[-3:, -1] = False
+    slide.absent = tuple(np.flatnonzero(~there).tolist())
+    white = np.repeat(np.repeat(~there, tile[1], axis=0), tile[0], axis=1)[:1100, :1500]
+    none = []
+    for x, y in grid.origin0_px:
+        box = white[max(y, 0) : y + grid.plan.read_px, max(x, 0) : x + grid.plan.read_px]
+        none.append(box.size > 0 and bool(box.all()))
+    none = np.array(none)
+    assert 0 < none.sum() < len(grid)
+    with pytest.raises(SlideReadError, match="the file has no tile under the patch") as caught:
+        list(stream_tiles(slide.reopen, grid, spans(len(grid), 16), workers=2))
+    assert "--on-bad-tile mask" in caught.value.hint
+    batches = stream_tiles(slide.reopen, grid, spans(len(grid), 16), workers=3, on_bad_tile="mask")
+    got = list(batches)
+    np.testing.assert_array_equal(np.concatenate([b.ok for b in got]), ~none)
+    slide.pixels[white] = 255
+    np.testing.assert_array_equal(
+        np.concatenate([b.pixels for b in got]), single_reads(slide, grid)
+    )
+
+
+def test_a_patch_beside_the_slide_is_white_and_fine():
+    slide, grid = tiled((64, 64))
+    slide.absent = (0,)
+    grid = replace(grid, origin0_px=grid.origin0_px - 5000)
+    assert all(b.ok.all() for b in stream_tiles(slide.reopen, grid, [(0, 4)], workers=1))
+
+
 def test_a_handle_that_does_not_open_ends_the_stream():
     """Other threads wait for tiles of the one that failed, and must not wait for ever."""
     slide, grid = tiled(stride=16)

@@ -31,7 +31,9 @@ class EncoderConfig(Settings):
     store_dtype: Literal["float16", "float32"] = "float16"
     """Numbers that features are stored as."""
     on_bad_tile: Literal["fail", "mask"] = "fail"
-    """A tile that cannot be decoded: fail the slide, or mask the tile as invalid and count it."""
+    """A patch on a tile that cannot be decoded, or on none but tiles that the file leaves out: fail
+    the slide, or mask the patch as invalid and count it. Of other patches, what the file leaves out
+    is white."""
     decode: Literal["cpu", "scaled", "nvimgcodec"] = "cpu"
     """How JPEG tiles are decoded. cpu: exactly. scaled: by the CPU, shrunk inside the decoder where
     patches are shrunk by 2, 4 or 8; 1.4 to 2 times as fast, pixels off by less than 1 of 255 levels

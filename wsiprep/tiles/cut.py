@@ -16,7 +16,7 @@ from wsiprep.core.errors import SlideReadError
 from wsiprep.core.types import Tiling
 from wsiprep.tiles.blocks import Blocks
 from wsiprep.tiles.gate import STOP_POLL_S
-from wsiprep.tiles.job import WHITE, Handle, Job, read_one
+from wsiprep.tiles.job import WHITE, Handle, Job, no_tile, read_one
 from wsiprep.tiles.patch import resample
 from wsiprep.tiles.schedule import Piece, Schedule, Unit
 
@@ -130,6 +130,7 @@ class FromTiles:
         self._left, self._once = tiles.users.tolist(), tiles.once.tolist()
         self._lent: dict[int, NDArray[np.uint8]] = {}
         self._damaged: dict[int, SlideReadError] = {}
+        self._absent: set[int] = set()
         self._spare: list[NDArray[np.uint8]] = []
         self._lock = threading.Lock()
 
@@ -164,7 +165,7 @@ class FromTiles:
         """Decode the tiles that a unit owns, and cut what can be cut.
 
         Returns:
-            Patches of the unit that are still to be cut, or that lie on a damaged tile.
+            Patches of the unit that are still to be cut, or that cannot be.
         """
         level, own, later = self._job.grid.plan.level, dict(work.decode), list[_Later]()
         read_s = decode_s = 0.0
@@ -191,6 +192,8 @@ class FromTiles:
                     self._damaged[loan] = err
                     shared.append(piece)
                     continue
+                if not data and not self._blocks:
+                    self._absent.add(loan)
                 read_s += fetched - began
                 decode_s += time.perf_counter() - fetched
                 bytes_ += len(data)
@@ -221,7 +224,9 @@ class FromTiles:
         canvas: _Canvas | None,
         pieces: list[Piece],
     ) -> bool:
-        """Complete a patch; False where a tile that it needs is not there, or damaged."""
+        """Complete a patch; False where a tile that it needs is missing, or all are absent."""
+        if self._absent and self._is_absent(work.pieces[k]):
+            return False
         if not pieces and canvas is None and work.pieces[k]:
             return True  # decoded into place
         try:
@@ -234,6 +239,10 @@ class FromTiles:
         canvas.finish()
         return True
 
+    def _is_absent(self, pieces: list[Piece]) -> bool:
+        """Whether a patch lies on the level, and there on nothing but absent tiles."""
+        return bool(pieces) and all(piece[0] in self._absent for piece in pieces)
+
     def _mend(
         self,
         pieces: list[Piece],
@@ -242,11 +251,12 @@ class FromTiles:
         patch: NDArray[np.uint8],
         ok: NDArray[np.bool_],
     ) -> None:
-        """Do with a patch that lies on a damaged tile what is to be done; `ok` is bool (1,)."""
+        """Do with a patch that cannot be cut what is to be done; `ok` is bool (1,)."""
         if self._blocks:  # the fault may lie beside the patch
             read_one(self._job, handle(), row, patch, ok)
         elif self._job.on_bad_tile == "fail":
-            raise next(self._damaged[p[0]] for p in pieces if p[0] in self._damaged)
+            damaged = [self._damaged[p[0]] for p in pieces if p[0] in self._damaged]
+            raise damaged[0] if damaged else no_tile(handle(), self._job.grid, row)
         else:
             patch[...], ok[...] = WHITE, False
 

@@ -16,7 +16,7 @@ from wsiprep.core.types import PatchGrid, Point
 from wsiprep.tiles.patch import read_patch
 from wsiprep.tiles.times import ReadTimes
 
-__all__ = ["WHITE", "Handle", "Job", "OnBadTile", "read_one"]
+__all__ = ["WHITE", "Handle", "Job", "OnBadTile", "no_tile", "read_one"]
 
 WHITE = 255
 OnBadTile = Literal["fail", "mask"]
@@ -44,6 +44,18 @@ class Job:
     scaled: bool
     at_once: int
     tile_bytes: int
+
+
+def no_tile(slide: Slide, grid: PatchGrid, row: int) -> SlideReadError:
+    """The error of a patch that lies wholly on tiles that the file declares absent."""
+    x, y = grid.origin0_px[row].tolist()
+    return SlideReadError(
+        f"the file has no tile under the patch at level-0 origin ({x}, {y}): level "
+        f"{grid.plan.level} is not stored there.",
+        slide=slide.info.id,
+        stage="tiles",
+        hint="Pass --on-bad-tile mask to count such patches as invalid, or leave that area out.",
+    )
 
 
 def read_one(

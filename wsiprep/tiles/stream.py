@@ -76,7 +76,8 @@ def stream_tiles(
         times: Filled in as the stream goes.
 
     Raises:
-        SlideReadError: a tile cannot be decoded and `on_bad_tile` is `fail`.
+        SlideReadError: a tile cannot be decoded, or a patch lies on absent tiles alone, and
+            `on_bad_tile` is `fail`.
     """
     times = ReadTimes() if times is None else times
     workers = times.threads = default_workers() if workers is None else workers

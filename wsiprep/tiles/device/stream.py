@@ -116,8 +116,8 @@ def stream_on_device(
             are what the host spends on them.
 
     Raises:
-        SlideReadError: a tile cannot be decoded and `on_bad_tile` is `fail`; or the decoder shows
-            other colours than the host.
+        SlideReadError: a tile cannot be decoded, or a patch lies on absent tiles alone, and
+            `on_bad_tile` is `fail`; or the decoder shows other colours than the host.
         DeviceError: the device has no memory for it.
     """
     times = ReadTimes() if times is None else times
@@ -215,8 +215,9 @@ def _make(
             made, first = [], 0
             for work, fetched in parts:
                 maker.decode([tile for job in fetched for tile in job.result()])
-                made.append(maker.cut(work, ok[first : first + len(work.pieces)]))
-                first += len(work.pieces)
+                part = slice(first, first + len(work.pieces))
+                made.append(maker.cut(work, index[part], ok[part]))
+                first = part.stop
             pixels = made[0] if len(made) == 1 else torch.cat(made)
             return DeviceBatch(index, pixels, ok), queue.mark()
     except torch.cuda.OutOfMemoryError as err:
