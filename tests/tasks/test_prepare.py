@@ -241,6 +241,10 @@ def test_a_profile_says_where_the_time_went(small_slide, tmp_path):
     assert times["stored_tiles"] > 0
     assert times["bytes"] > 0
     assert "profile:" not in (tmp_path / "o" / "config.yaml").read_text()
-    again = run(PrepareConfig, small_slide, tmp_path / "o")
+    before = (tmp_path / "o" / "profile.json").read_bytes()
+    said = []
+    again = run(PrepareConfig, small_slide, tmp_path / "o", profile=True, on_event=said.append)
     assert again.profile.lines() == []
+    assert (tmp_path / "o" / "profile.json").read_bytes() == before, "nothing to say, nothing lost"
+    assert "Nothing was encoded: no profile.json is written." in [event.text for event in said]
     assert run(SegmentConfig, small_slide, tmp_path / "p").profile is None

@@ -178,7 +178,10 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
         finally:
             record.end(report, len(inputs.slides))
             if cfg.run.profile and report.profile is not None:
-                record.profile(report.profile)
+                if report.profile.total.tiles:
+                    record.profile(report.profile)
+                else:
+                    on_event(Event("note", text="Nothing was encoded: no profile.json is written."))
             if any(row.status != "failed" for row in report.rows):
                 record.config(cfg)
             _tidy(out / WORK_FOLDER)
