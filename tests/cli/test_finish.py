@@ -6,6 +6,7 @@ import pytest
 import typer
 
 from wsiprep.cli._finish import FEW, MAX_ROWS, finish
+from wsiprep.cli._progress import _sentence
 from wsiprep.core.report import RunReport, SlideOutcome
 
 
@@ -34,3 +35,9 @@ def test_slides_without_tissue_are_loud(capsys, monkeypatch):
 def test_nothing_is_loud_when_there_is_tissue(capsys, monkeypatch):
     report = RunReport([SlideOutcome("good", "", "ok", tissue_mm2=5.0)])
     assert "NO TISSUE" not in text_of(report, capsys, monkeypatch)
+
+
+def test_masked_patches_are_called_patches(capsys, monkeypatch):
+    row = SlideOutcome("a", "", "ok", patches=1200, bad_tiles=1025, tissue_mm2=5.0)
+    assert "unreadable patches masked: 1,025" in text_of(RunReport([row]), capsys, monkeypatch)
+    assert "patches that could not be read: 1,025" in _sentence(row)

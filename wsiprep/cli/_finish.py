@@ -90,7 +90,7 @@ def _print_report(report: RunReport, log: str) -> None:
         if row.status == "failed":
             what = f"{row.stage}: {row.reason} {row.remedy}"
         elif row.bad_tiles:
-            what = f"{row.bad_tiles} unreadable tiles masked"
+            what = f"unreadable patches masked: {row.bad_tiles:,}"
         elif row.status == "empty" and row.notes:
             what = f"{row.reason}; {row.notes[-1]}"
         table.add_row(

@@ -147,7 +147,7 @@ def _sentence(row: SlideOutcome) -> str:
     elif row.status == "ok" and row.tissue_mm2:
         parts.append(f"{row.tissue_mm2:.2f} mm² of tissue in {row.seconds:.1f} s")
     if row.bad_tiles:
-        parts.append(f"[yellow]{row.bad_tiles} tiles could not be read[/]")
+        parts.append(f"[yellow]patches that could not be read: {row.bad_tiles:,}[/]")
     if row.reason:
         parts.append(escape(row.reason.rstrip(".")))
     if row.remedy:
