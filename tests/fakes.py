@@ -94,6 +94,7 @@ class TiledArraySlide(ArraySlide):
     """
 
     tile = Size(64, 48)
+    absent: tuple[int, ...] = ()
 
     def __init__(
         self, pixels: np.ndarray, info: SlideInfo, *, tile: Size, broken: tuple[int, ...] = ()
@@ -107,11 +108,14 @@ class TiledArraySlide(ArraySlide):
         return Tiling(self.tile, (-(-height // self.tile.height), -(-width // self.tile.width)))
 
     def fetch_tile(self, level: int, tile: int) -> bytes:
-        return str(tile).encode()
+        return b"" if tile in self.absent else str(tile).encode()
 
     def decode_tile(self, level: int, tile: int, data: bytes, out: np.ndarray) -> None:
-        assert data == str(tile).encode()
         self.decoded.append(tile)
+        if not data:
+            out[...] = 255
+            return
+        assert data == str(tile).encode()
         if tile in self.broken_tiles:
             out[...] = 0
             raise SlideReadError(f"tile {tile} is broken", slide=self.info.id, stage="tiles")
@@ -123,6 +127,6 @@ class TiledArraySlide(ArraySlide):
 
     def reopen(self) -> TiledArraySlide:
         slide = TiledArraySlide(self.pixels, self.info, tile=self.tile, broken=self.broken_tiles)
-        slide.decoded = self.decoded  # list.append is atomic
+        slide.decoded, slide.absent = self.decoded, self.absent  # list.append is atomic
         self.opened.append(slide)
         return slide

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -112,13 +111,13 @@ def test_a_stream_that_goes_away_does_not_stop_the_work(small_slide, tmp_path):
 
 
 def test_tissue_detection_can_be_interrupted(small_slide, tmp_path):
-    """A stop does not wait for a thumbnail that takes minutes."""
+    """A stop does not wait for a thumbnail, which here never ends."""
     program = (
         "import sys, time\n"
         "from wsiprep.slide.readers import _base\n"
         "def slow(self, mpp, bad):\n"
         "    print('reading', flush=True)\n"
-        "    for _ in range(600): time.sleep(0.1)\n"
+        "    while True: time.sleep(0.1)\n"
         "_base.BaseSlide.thumbnail = slow\n"
         "from wsiprep.cli.main import main\n"
         f"sys.argv = ['wsiprep', 'segment', {str(small_slide)!r}, '-o', {str(tmp_path)!r}]\n"
@@ -132,9 +131,10 @@ def test_tissue_detection_can_be_interrupted(small_slide, tmp_path):
     )
     assert process.stdout is not None
     process.stdout.readline()
-    began = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=30)
+    try:
+        _, errors = process.communicate(timeout=600)  # against hanging alone
+    finally:
+        process.kill()
     assert process.returncode == 130, errors
     assert "again" in errors
-    assert time.monotonic() - began < 20

@@ -6,6 +6,7 @@ import pytest
 import typer
 
 from wsiprep.cli._finish import FEW, MAX_ROWS, finish
+from wsiprep.cli._progress import _sentence
 from wsiprep.core.report import RunReport, SlideOutcome
 
 
@@ -52,5 +53,11 @@ def test_what_could_not_be_read_is_in_the_table(capsys, monkeypatch):
         SlideOutcome("b", "", "empty", reason="no tissue was found", thumbnail_bad_tiles=7),
     ]
     text = text_of(RunReport(rows), capsys, monkeypatch)
-    assert "3 unreadable tiles masked; 2 unreadable tiles white in the thumbnail" in text
-    assert "no tissue was found; 7 unreadable tiles white in the thumbnail" in text
+    assert "unreadable patches masked: 3; unreadable tiles white in the thumbnail: 2" in text
+    assert "no tissue was found; unreadable tiles white in the thumbnail: 7" in text
+
+
+def test_masked_patches_are_called_patches(capsys, monkeypatch):
+    row = SlideOutcome("a", "", "ok", patches=1200, bad_tiles=1025, tissue_mm2=5.0)
+    assert "unreadable patches masked: 1,025" in text_of(RunReport([row]), capsys, monkeypatch)
+    assert "unreadable patches masked: 1,025" in _sentence(row)

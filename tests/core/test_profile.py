@@ -7,9 +7,11 @@ import pytest
 from wsiprep.core.profile import EncodeTimes, Profile
 
 
-def profile(*, workers=4, cores=8, device="cuda", gpu_decode=False, **spent):
-    times = EncodeTimes(tiles=1000, seconds=10.0, **spent)
-    return Profile(workers, cores, device, {"a": times}, gpu_decode)
+def profile(
+    *, workers=4, cores=8, device="cuda", gpu_decode=False, spare_bf16=False, seconds=10.0, **spent
+):
+    times = EncodeTimes(tiles=1000, seconds=seconds, **spent)
+    return Profile(workers, cores, device, {"a": times}, gpu_decode, spare_bf16)
 
 
 READING = {"decode_s": 30, "cut_s": 2, "read_s": 1, "wait_s": 9, "encode_s": 1, "bytes": 10**6}
@@ -32,6 +34,11 @@ READING = {"decode_s": 30, "cut_s": 2, "read_s": 1, "wait_s": 9, "encode_s": 1, 
         (profile(**{**READING, "read_s": 35}), "reader", "local"),
         (profile(wait_s=1, encode_s=8, blocked_s=1), "encoder", "--precision bf16"),
         (profile(wait_s=1, encode_s=8, blocked_s=1, device="cpu"), "encoder", "--device cuda"),
+        (
+            profile(wait_s=1, encode_s=8, device="cpu", spare_bf16=True),
+            "encoder",
+            "pass --precision bf16",
+        ),
         (profile(wait_s=1, encode_s=3, blocked_s=6), "writer", "--output"),
     ],
 )
@@ -62,6 +69,24 @@ def test_slides_add_up():
     assert plain["total"]["tiles_per_s"] == 75
     assert set(plain["slides"]) == {"a", "b"}
     assert plain["bound"] == "reader"
+
+
+@pytest.mark.parametrize("longest", ["wait_s", "encode_s", "blocked_s"])
+def test_what_ended_before_it_was_under_way_gets_no_verdict(longest):
+    """Publishing, which comes once a slide, outweighs all of a short run."""
+    short = profile(seconds=1.6, **{longest: 1.5})
+    assert short.bound() is None
+    assert short.canonical()["bound"] is None
+    first, last = short.lines()
+    assert first.startswith("625 tiles/s")
+    assert last == short.remedy()
+    assert last.startswith("Too little was encoded to say")
+    short.slides["b"] = short.slides["a"]
+    assert short.bound() is not None
+
+
+def test_a_cpu_without_bfloat16_is_not_told_of_it():
+    assert "bf16" not in profile(encode_s=8, device="cpu").remedy()
 
 
 def test_nothing_encoded_nothing_to_say():

@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -240,7 +239,6 @@ def test_an_output_that_cannot_be_written_fails_before_any_work(small_slide, tmp
     out = tmp_path / "ro"
     out.mkdir()
     out.chmod(0o500)
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "wsiprep", "run", str(small_slide), "-o", str(out / "x"),
          "--encoder", "test"],
@@ -248,4 +246,4 @@ def test_an_output_that_cannot_be_written_fails_before_any_work(small_slide, tmp
     )  # fmt: skip
     assert done.returncode == 3
     assert "ermission denied" in done.stderr
-    assert time.monotonic() - began < 60
+    assert f"{small_slide.stem}:" not in done.stderr, "no slide was begun"

@@ -124,7 +124,6 @@ def test_two_ways_to_say_one_thing_are_one_grid(values, same_as):
         {"stride": 10, "overlap": 10},
         {"mag": 0},
         {"mpp": -1},
-        {"overlap": 256},
         {"overlap": 0.5},
         {"min_tissue": 3},
         {"stride": 0},
@@ -133,6 +132,13 @@ def test_two_ways_to_say_one_thing_are_one_grid(values, same_as):
 def test_nonsense_is_refused(values):
     with pytest.raises(ValueError, match=r"."):
         GridConfig(**values)
+
+
+@pytest.mark.parametrize("overlap", [256, 300, -1])
+def test_an_overlap_that_leaves_no_stride_is_refused_by_its_name(overlap):
+    with pytest.raises(ValueError, match=rf"--overlap must be .* 256 \(given: {overlap}\)") as said:
+        GridConfig(overlap=overlap)
+    assert "stride" not in str(said.value)
 
 
 def test_export_of_coordinates_is_no_part_of_the_identity():

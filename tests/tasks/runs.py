@@ -11,11 +11,11 @@ from wsiprep.tasks.prepare import prepare
 BASE = {"encoder": ("test",), "patch_size": 128, "min_tissue": 0.3}
 
 
-def run(model, slides, out, **values):
+def run(model, slides, out, *, on_event=lambda _: None, **values):
     own = {n for n in BASE if n in _names(model)}
     settings = {**{n: BASE[n] for n in own}, "output": out, **values}
     slides = slides if isinstance(slides, tuple) else (str(slides),)
-    return prepare(build(model, ("test", {"slides": slides, **settings})))
+    return prepare(build(model, ("test", {"slides": slides, **settings})), on_event)
 
 
 def _names(model):

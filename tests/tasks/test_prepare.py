@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from tests.tasks.runs import log, run, tree
@@ -16,7 +18,7 @@ from wsiprep.core.config import build
 from wsiprep.store.read import FeatureStore
 from wsiprep.store.verify import verify_output
 from wsiprep.tasks.config import CoordsConfig, EmbedConfig, PrepareConfig, SegmentConfig
-from wsiprep.tasks.prepare import prepare
+from wsiprep.tasks.prepare import _spare_bf16, prepare
 
 
 def test_run_makes_everything(small_slide, tmp_path):
@@ -243,6 +245,27 @@ def test_a_profile_says_where_the_time_went(small_slide, tmp_path):
     assert times["stored_tiles"] > 0
     assert times["bytes"] > 0
     assert "profile:" not in (tmp_path / "o" / "config.yaml").read_text()
-    again = run(PrepareConfig, small_slide, tmp_path / "o")
+    before = (tmp_path / "o" / "profile.json").read_bytes()
+    said = []
+    again = run(PrepareConfig, small_slide, tmp_path / "o", profile=True, on_event=said.append)
     assert again.profile.lines() == []
+    assert (tmp_path / "o" / "profile.json").read_bytes() == before, "nothing to say, nothing lost"
+    assert "Nothing was encoded: no profile.json is written." in [event.text for event in said]
     assert run(SegmentConfig, small_slide, tmp_path / "p").profile is None
+
+
+@pytest.mark.parametrize(
+    ("facts", "precision", "spare"),
+    [
+        ({"avx512_bf16": True}, "fp32", True),
+        ({"amx_bf16": True}, "fp32", True),
+        ({"avx512_bf16": True}, "bf16", False),
+        ({"avx512_f": True, "avx512_bf16": False}, "fp32", False),
+    ],
+)
+def test_bfloat16_is_named_where_the_cpu_has_it_and_it_is_not_in_use(
+    facts, precision, spare, monkeypatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: facts, raising=False)
+    encoder = SimpleNamespace(spec=SimpleNamespace(precision=precision))
+    assert _spare_bf16([encoder]) is spare

@@ -16,7 +16,6 @@ CODEC = JpegCodec(b"", ycbcr=True)
 class JpegArraySlide(TiledArraySlide):
     """Tiles of an array, JPEG-coded; `broken_tiles` are cut short, `absent` are not there."""
 
-    absent: tuple[int, ...] = ()
     trailer = b""
 
     def stored(self, tile):

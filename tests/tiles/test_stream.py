@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+import tracemalloc
 from dataclasses import replace
 
 import cv2
@@ -16,8 +18,10 @@ from wsiprep.core.errors import SlideReadError
 from wsiprep.core.types import Box, Point, Size, TissueMask
 from wsiprep.grid.build import make_grid
 from wsiprep.grid.config import GridConfig
-from wsiprep.tiles import units
-from wsiprep.tiles.make import Job, maker_of
+from wsiprep.tiles import cut, make, stream, units
+from wsiprep.tiles.gate import Gate
+from wsiprep.tiles.job import Job
+from wsiprep.tiles.make import maker_of
 from wsiprep.tiles.patch import read_patch
 from wsiprep.tiles.stream import stream_tiles
 from wsiprep.tiles.times import ReadTimes
@@ -141,15 +145,18 @@ def single_reads(slide, grid):
     batch=st.integers(1, 70),
     workers=st.integers(1, 4),
     shift=st.sampled_from([-80, -6, 0, 0, 0, 1, 12, 33]),
+    few=st.sampled_from([1, 30_000, make.READ_BYTES]),
 )
 def test_patches_cut_from_tiles_are_those_of_single_reads(
-    mpp, patch, stride, tile, batch, workers, shift
+    mpp, patch, stride, tile, batch, workers, shift, few
 ):
     slide, grid = tiled(
         tile, mpp=mpp, size=(420, 310), patch_size=patch, stride=stride, allow_upsampling=True
     )
     grid = replace(grid, origin0_px=grid.origin0_px + shift)
-    got = list(stream_tiles(slide.reopen, grid, spans(len(grid), batch), workers=workers))
+    with pytest.MonkeyPatch.context() as patching:
+        patching.setattr(make, "READ_BYTES", few)
+        got = list(stream_tiles(slide.reopen, grid, spans(len(grid), batch), workers=workers))
     np.testing.assert_array_equal(
         np.concatenate([b.pixels for b in got]), single_reads(slide, grid)
     )
@@ -205,6 +212,49 @@ def test_a_broken_stored_tile_costs_just_the_patches_on_it(workers):
     pixels = np.concatenate([b.pixels for b in got])
     assert (pixels[on_it] == 255).all()
     np.testing.assert_array_equal(pixels[ok], single_reads(slide_ok, grid)[ok])
+
+
+@pytest.mark.parametrize(
+    ("tile", "stride", "mpp", "grid_shift"),
+    [
+        ((64, 64), 64, 0.5, 0),
+        ((64, 64), 40, 0.5, 0),
+        ((64, 64), 64, 0.37, 0),
+        ((64, 48), 48, 0.25, 9),
+    ],
+)
+def test_a_patch_that_lies_on_absent_tiles_alone_has_no_pixels(tile, stride, mpp, grid_shift):
+    """One that lies on them in part keeps them white."""
+    slide, grid = tiled(tile, stride=stride, mpp=mpp)
+    grid = replace(grid, origin0_px=grid.origin0_px - grid_shift)
+    rows, cols = slide.tiling(0).shape
+    there = np.ones((rows, cols), bool)
+    there[3:7, 4:9] = there[0, 0] = there[-1, -3:] = there[-3:, -1] = False
+    slide.absent = tuple(np.flatnonzero(~there).tolist())
+    white = np.repeat(np.repeat(~there, tile[1], axis=0), tile[0], axis=1)[:1100, :1500]
+    none = []
+    for x, y in grid.origin0_px:
+        box = white[max(y, 0) : y + grid.plan.read_px, max(x, 0) : x + grid.plan.read_px]
+        none.append(box.size > 0 and bool(box.all()))
+    none = np.array(none)
+    assert 0 < none.sum() < len(grid)
+    with pytest.raises(SlideReadError, match="the file has no tile under the patch") as caught:
+        list(stream_tiles(slide.reopen, grid, spans(len(grid), 16), workers=2))
+    assert "--on-bad-tile mask" in caught.value.hint
+    batches = stream_tiles(slide.reopen, grid, spans(len(grid), 16), workers=3, on_bad_tile="mask")
+    got = list(batches)
+    np.testing.assert_array_equal(np.concatenate([b.ok for b in got]), ~none)
+    slide.pixels[white] = 255
+    np.testing.assert_array_equal(
+        np.concatenate([b.pixels for b in got]), single_reads(slide, grid)
+    )
+
+
+def test_a_patch_beside_the_slide_is_white_and_fine():
+    slide, grid = tiled((64, 64))
+    slide.absent = (0,)
+    grid = replace(grid, origin0_px=grid.origin0_px - 5000)
+    assert all(b.ok.all() for b in stream_tiles(slide.reopen, grid, [(0, 4)], workers=1))
 
 
 def test_a_handle_that_does_not_open_ends_the_stream():
@@ -307,3 +357,96 @@ def test_spans_of_nothing():
     assert list(stream_tiles(slide.reopen, grid, [], workers=2)) == []
     (batch,) = stream_tiles(slide.reopen, grid, [(3, 3)], workers=2)
     assert len(batch.index) == 0
+
+
+def test_tiles_of_one_patch_share_the_memory_of_one_tile():
+    slide, grid = tiled(tile=(64, 48), mpp=0.5 / 10, size=(1280, 1280))
+    assert grid.plan.read_px == 640
+    places = set()
+
+    def decode(level, tile, data, out, decode=slide.decode_tile):
+        places.add(out.ctypes.data)
+        decode(level, tile, data, out)
+
+    slide.decode_tile = decode
+    list(stream_tiles(lambda: slide, grid, spans(len(grid), 4), workers=1))
+    # 640 px are no whole number of rows of tiles: one row is shared with the patch below.
+    assert len(slide.decoded) == 540
+    assert len(places) <= 1 + 20
+
+
+@pytest.mark.parametrize("stride", [64, 16])
+def test_memory_has_a_bound_where_patches_are_read_from_many_tiles(monkeypatch, stride):
+    """Whether they are resized from a buffer, or lie on tiles of each other."""
+    monkeypatch.setattr(make, "READ_BYTES", 2 * 1024**2 * 3)
+    monkeypatch.setattr(stream, "TILE_BYTES", 0)
+    monkeypatch.setattr(cut, "BLOCK_BYTES", 1 << 16)
+    slide, grid = tiled(tile=(50, 50), mpp=0.5 / 16, size=(6000, 5000), stride=stride)
+    slide.reopen = lambda: slide
+    read_bytes = grid.plan.read_px**2 * 3
+    assert read_bytes == 1024**2 * 3
+    tracemalloc.start()
+    list(stream_tiles(slide.reopen, grid, spans(min(40, len(grid)), 16), workers=8))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 7 * read_bytes
+
+
+def test_the_first_unit_that_is_not_done_is_always_let_through():
+    stopped = threading.Event()
+    gate = Gate(stopped)
+    passed = []
+
+    def go(unit, at_once):
+        if gate.begin(unit, at_once):
+            passed.append(unit)
+
+    go(0, 1)
+    go(1, 2)
+    threads = [threading.Thread(target=go, args=(unit, 2)) for unit in (2, 3)]
+    for thread in threads:
+        thread.start()
+    gate.end(1)  # 0 is still under way
+    threads[0].join(0.3)
+    assert passed == [0, 1]
+    gate.end(0)
+    for thread in threads:
+        thread.join(10)
+    assert sorted(passed) == [0, 1, 2, 3]
+
+
+def test_who_waits_at_the_gate_notices_a_stop():
+    stopped = threading.Event()
+    gate, passed = Gate(stopped), []
+    thread = threading.Thread(target=lambda: passed.append(gate.begin(5, 2)))
+    thread.start()
+    stopped.set()
+    thread.join(10)
+    assert passed == [False]
+
+
+def test_leaving_early_stops_threads_that_wait_at_the_gate(monkeypatch):
+    monkeypatch.setattr(make, "READ_BYTES", 1)
+    slide, grid = tiled(mpp=0.37)
+    tiles = stream_tiles(slide.reopen, grid, spans(len(grid), 4), workers=3)
+    next(tiles)
+    tiles.close()
+    assert all(s.closed for s in slide.opened)
+    assert not [t for t in threading.enumerate() if t.name.startswith("wsiprep-read")]
+
+
+def test_other_readers_are_asked_for_few_large_patches_at_a_time(monkeypatch):
+    monkeypatch.setattr(make, "ONE_BY_ONE_PX", 2 * 64**2)
+    slide, grid = setup()
+    reading, most = [], [0]
+
+    def read(*args, read=slide.read):
+        reading.append(1)
+        most[0] = max(most[0], len(reading))
+        time.sleep(0.001)
+        reading.pop()
+        return read(*args)
+
+    slide.read = read
+    list(stream_tiles(lambda: slide, grid, spans(64, 1), workers=8))
+    assert most[0] <= 2

@@ -143,9 +143,9 @@ def lost_parts(row: SlideOutcome) -> list[str]:
     """What of a slide could not be read, and what came of it."""
     parts = []
     if row.bad_tiles:
-        parts.append(f"{row.bad_tiles} unreadable tiles masked")
+        parts.append(f"unreadable patches masked: {row.bad_tiles:,}")
     if row.thumbnail_bad_tiles:
-        parts.append(f"{row.thumbnail_bad_tiles} unreadable tiles white in the thumbnail")
+        parts.append(f"unreadable tiles white in the thumbnail: {row.thumbnail_bad_tiles:,}")
     return parts
 
 

@@ -97,6 +97,8 @@ class TiledSlide(Slide, Protocol):
     def fetch_tile(self, level: int, tile: int) -> bytes:
         """Compressed bytes of a tile; empty where the file declares it absent (it is white).
 
+        A patch of a grid that lies on absent tiles alone counts as one that cannot be read.
+
         Raises:
             SlideReadError: the bytes are not there.
         """

@@ -68,6 +68,10 @@ class GridConfig(Settings):
             if float(overlap) != int(overlap):
                 raise ValueError("--overlap is in patch pixels, a whole number")
             size = int(values.get("patch_size", cls.model_fields["patch_size"].default))
+            if not 0 <= int(overlap) < size:
+                raise ValueError(
+                    f"--overlap must be from 0 to below the patch size, {size} (given: {overlap})"
+                )
             values["stride"] = size - int(overlap)
         return values
 

@@ -26,4 +26,5 @@ class SlideConfig(Settings):
     """Where a slide gives an objective power but no mpp, take 10 / power."""
     on_bad_tile: Literal["fail", "mask"] = "fail"
     """A stored tile that cannot be decoded: fail the slide, or mask what lies on it, as white in
-    thumbnails and as invalid patches, and count it."""
+    thumbnails and as invalid patches, and count it. Patches on none but tiles that the file leaves
+    out are treated alike; of others, what it leaves out is white."""

@@ -68,7 +68,7 @@ class RunConfig(OutputSettings):
     """cpu, cuda, cuda:1, mps; auto takes the first of cuda, mps, cpu that is there."""
     profile: bool = False
     """Write where the time of encoding went, slide by slide, to profile.json in the output
-    folder."""
+    folder; not when nothing was encoded."""
     overwrite: bool = False
     """Do it again although it is there, and replace what was made with other settings. Stopped,
     the same command goes on with the slides that it had not done again."""

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from wsiprep.core.cores import available_cores
+from wsiprep.core.cores import available_cores, granted_cores
 from wsiprep.core.errors import WsiprepError
 from wsiprep.slide.open import readers
 from wsiprep.tissue.detect import segmenters
@@ -139,9 +139,9 @@ def _devices() -> Check:
 
 
 def _cores() -> Check:
-    told = os.environ.get("SLURM_CPUS_PER_TASK")
-    source = "SLURM_CPUS_PER_TASK" if told else "CPU affinity"
-    return Check("cores", "ok", f"{available_cores()} ({source}; the node has {os.cpu_count()})")
+    cores = available_cores()
+    source = "SLURM_CPUS_PER_TASK" if granted_cores() == cores else "CPU affinity"
+    return Check("cores", "ok", f"{cores} ({source}; the node has {os.cpu_count()})")
 
 
 def _lite0() -> Check:

@@ -98,10 +98,10 @@ def embed(
             ok = work.journal.ok
             if len(grid) and not ok.any():
                 raise SlideReadError(
-                    "not one tile could be decoded.",
+                    "not one patch could be read.",
                     slide=slide.info.id,
                     stage="tiles",
-                    hint="The file is damaged; copy it again, or try another --reader.",
+                    hint="The file is damaged or incomplete: copy it again, or try --reader.",
                 )
             bad_tiles.append(int((~ok).sum()))
             began = time.perf_counter()

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 from wsiprep.core.contracts import Encoder, Slide
 from wsiprep.core.cores import available_cores, default_workers
@@ -157,7 +158,13 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
     record.begin(cfg, inputs)
     redo = RedoLog(cfg)
     device = resolve_device(cfg.run.device).type if encoders else ""
-    profile = Profile(workers, available_cores(), device, gpu_decode=bool(decoders))
+    profile = Profile(
+        workers,
+        available_cores(),
+        device,
+        gpu_decode=bool(decoders),
+        spare_bf16=device == "cpu" and _spare_bf16(encoders),
+    )
     report = RunReport(profile=profile if encoders else None)
     said: set[str] = set()
     on_event(Event("run", total=len(inputs.slides)))
@@ -195,11 +202,26 @@ def prepare(cfg: AnyConfig, on_event: OnEvent = lambda _: None) -> RunReport:
         finally:
             record.end(report, len(inputs.slides))
             if cfg.run.profile and report.profile is not None:
-                record.profile(report.profile)
+                if report.profile.total.tiles:
+                    record.profile(report.profile)
+                else:
+                    on_event(Event("note", text="Nothing was encoded: no profile.json is written."))
             if any(row.status != "failed" for row in report.rows):
                 record.config(cfg)
             _tidy(out / WORK_FOLDER)
     return report
+
+
+def _spare_bf16(encoders: Sequence[Encoder]) -> bool:
+    """Whether encoders compute in float32, and this CPU has instructions for bfloat16.
+
+    As torch tells it; where it tells nothing, and of CPUs that are not x86, no.
+    """
+    import torch
+
+    facts: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    has = bool(facts.get("avx512_bf16") or facts.get("amx_bf16"))
+    return has and any(encoder.spec.precision == "fp32" for encoder in encoders)
 
 
 def _attempt(

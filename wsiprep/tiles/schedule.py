@@ -54,7 +54,7 @@ class Schedule:
         owner: int64 (loans,), unit that decodes it.
         last: int64 (loans,), last unit that needs it.
         users: int64 (loans,), how many units need it.
-        resident: Most tiles held at a time.
+        resident: Most tiles held at a time for more than one patch.
         use_loan: int64 (uses,), which loans units need, by unit.
         first_use: int64 (units + 1,), where those of each unit begin.
         piece: int64 (pieces, 7), see `Piece`, by patch.
@@ -132,8 +132,8 @@ def schedule(
         level: Size of the level.
         tiling: How it is stored.
         at_once: Units that may be under way at a time.
-        budget: Tiles that may be held at a time. It is exceeded only where the units under way
-            lie on more than that by themselves.
+        budget: Tiles that may be held at a time for more than one patch. It is exceeded only
+            where the units under way lie on more than that by themselves.
     """
     patch, piece_tile, piece = _pieces(corner, read_px, level, tiling)
     count = len(bounds) - 1
@@ -149,18 +149,18 @@ def schedule(
         fresh[1:] = (np.diff(tile) != 0) | (np.diff(unit) > horizon)
         begin = np.flatnonzero(fresh)
         end = np.append(begin[1:], len(pairs)) - 1 if len(pairs) else begin
-        resident = _resident(unit[begin], unit[end], count, at_once)
+        loan = np.cumsum(fresh) - 1
+        once = np.bincount(loan[pair_of_piece], minlength=len(begin)) == 1
+        resident = _resident(unit[begin[~once]], unit[end[~once]], count, at_once)
         # Nearer than the units under way, a tile is held anyway: letting go would double it.
         if resident <= budget or horizon <= at_once:
             break
         horizon = max(at_once, horizon // 2)
-    loan = np.cumsum(fresh) - 1
     piece[:, 0] = loan[pair_of_piece]
     by_unit = np.lexsort((loan, unit))
     area = np.bincount(patch, piece[:, 5] * piece[:, 6], len(corner))
     fills = (piece[:, 5] == read_px) & (piece[:, 6] == read_px)
     fits = (tiling.tile.width, tiling.tile.height) == (read_px, read_px)
-    once = np.bincount(piece[:, 0], minlength=len(begin)) == 1
     alone = once.copy() if fits else np.zeros_like(once)
     alone[piece[~fills, 0]] = False
     return Schedule(

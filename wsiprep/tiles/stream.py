@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from wsiprep.core.contracts import Slide
 from wsiprep.core.cores import default_workers
 from wsiprep.core.recycled import Recycled
-from wsiprep.core.types import PatchGrid, TileBatch
-from wsiprep.tiles.make import Job, Maker, OnBadTile, maker_of, pieces_of
+from wsiprep.core.types import OnBadTile, PatchGrid, TileBatch
+from wsiprep.tiles.gate import Gate
+from wsiprep.tiles.job import Job
+from wsiprep.tiles.make import Maker, maker_of, pieces_of
 from wsiprep.tiles.times import ReadTimes
 from wsiprep.tiles.units import (
     TILE_BYTES,
@@ -56,8 +58,8 @@ def stream_tiles(
 
     Each thread opens its own handle. Memory does not depend on the size of the slide: `ahead + 1`
     batches of patch_px² * 3 bytes a patch; `TILE_BYTES` of decoded tiles, or those that the
-    patches under way lie on if that is more; read_px² * 3 bytes a thread where patches are
-    resized; at most some 100 MiB of schedule.
+    patches under way lie on if that is more; where patches are resized `make.READ_BYTES`, or
+    read_px² * 3 if that is more; at most some 100 MiB of schedule.
 
     Args:
         open_slide: Opens a new handle; called once in each thread, and once here.
@@ -74,7 +76,8 @@ def stream_tiles(
         times: Filled in as the stream goes.
 
     Raises:
-        SlideReadError: a tile cannot be decoded and `on_bad_tile` is `fail`.
+        SlideReadError: a tile cannot be decoded, or a patch lies on absent tiles alone, and
+            `on_bad_tile` is `fail`.
     """
     times = ReadTimes() if times is None else times
     workers = times.threads = default_workers() if workers is None else workers
@@ -84,6 +87,7 @@ def stream_tiles(
     if ahead is None:
         ahead = batches_ahead(workers, largest, unit, plan.patch_px)
     stopped = threading.Event()
+    gate, passed = Gate(stopped), 0
     job = Job(
         grid,
         on_bad_tile,
@@ -104,15 +108,18 @@ def stream_tiles(
                 maker, number = maker_of(handles.get(), job, rows, bounds), 0
                 for start, stop in stretch:
                     batch = _empty(start, stop, plan.patch_px, allocate)
-                    parts = range(0, stop - start, unit)
                     jobs = [
-                        pool.submit(_make, maker, handles, number + k, batch, first, unit)
-                        for k, first in enumerate(parts)
-                    ]
-                    number += len(parts)
+                        pool.submit(
+                            _make, maker, handles, gate, passed + number + k, number + k,
+                            batch, slice(first, first + unit),
+                        )
+                        for k, first in enumerate(range(0, stop - start, unit))
+                    ]  # fmt: skip
+                    number += len(jobs)
                     waiting.append((batch, jobs))
                     if len(waiting) > ahead:
                         yield _finished(waiting, times)
+                passed += number
             while waiting:
                 yield _finished(waiting, times)
     finally:
@@ -130,10 +137,19 @@ def _empty(start: int, stop: int, patch_px: int, allocate: Allocate) -> TileBatc
 
 
 def _make(
-    maker: Maker, handles: Handles, number: int, batch: TileBatch, first: int, unit: int
+    maker: Maker,
+    handles: Handles,
+    gate: Gate,
+    turn: int,
+    number: int,
+    batch: TileBatch,
+    part: slice,
 ) -> None:
-    part = slice(first, first + unit)
-    maker.make(handles.get, number, batch.pixels[part], batch.ok[part])
+    try:
+        if gate.begin(turn, maker.at_once[number]):
+            maker.make(handles.get, number, batch.pixels[part], batch.ok[part])
+    finally:
+        gate.end(turn)
 
 
 def _finished(waiting: deque[tuple[TileBatch, list[Future[None]]]], times: ReadTimes) -> TileBatch:

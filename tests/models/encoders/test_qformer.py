@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from wsiprep.models import Bag, pack
 from wsiprep.models.attention import Context
@@ -246,7 +247,7 @@ def test_groups_change_nothing(queries, width, monkeypatch):
 
 
 CHILD = """
-import sys, time, torch
+import sys, torch
 from wsiprep.core.malloc import return_large_blocks
 from wsiprep.models import Bag, pack
 from wsiprep.models.encoders import qformer
@@ -259,24 +260,35 @@ cell = torch.stack([place // 400, place % 400], dim=1)
 cell = cell[store_order(cell)]
 bags = pack([Bag(torch.randn(count, 512), cell, torch.zeros(count, dtype=torch.int64))])
 encoder = qformer.create(qformer.Config(), 512)
-begin = time.process_time()
 out = encoder(bags)
 (out.slide.square().sum() + out.region.square().sum()).backward()
-took = time.process_time() - begin
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(int(status["VmHWM"].split()[0]) * 1024, took)
+print(int(status["VmHWM"].split()[0]) * 1024)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
-def test_a_large_slide_fits_into_2_gb_and_time_is_linear():
-    """Forward and backward, dropout on, of the default Q-Former: 25,000 and 100,000 patches."""
-    told = []
-    for count in (25_000, 100_000):
-        command = [sys.executable, "-c", CHILD, str(count)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        told.append([float(word) for word in done.stdout.split()])
-    (_, quarter), (peak, whole) = told
-    assert peak < 2e9
-    assert whole / quarter < 5
+def test_a_large_slide_fits_into_2_gb():
+    """Forward and backward, dropout on, of the default Q-Former: 100,000 patches."""
+    command = [sys.executable, "-c", CHILD, "100000"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 2e9
+
+
+@pytest.mark.slow  # 10,000 patches through a network of full size
+def test_work_is_linear_in_the_patches():
+    """Multiply-adds, forward and backward, of the default Q-Former."""
+    encoder = qformer.create(qformer.Config(), 512)
+    done = []
+    for count in (2_000, 8_000):
+        place = torch.randperm(count * 4 // 3)[:count]
+        cell = torch.stack([place // 100, place % 100], dim=1)
+        section = torch.zeros(count, dtype=torch.int64)
+        bags = pack([Bag(torch.randn(count, 512), cell[store_order(cell)], section)])
+        with FlopCounterMode(display=False) as counter:
+            out = encoder(bags)
+            (out.slide.square().sum() + out.region.square().sum()).backward()
+        done.append(counter.get_total_flops())
+    few, many = done
+    assert 3 < many / few < 4

@@ -170,9 +170,13 @@ def test_absent_tiles_are_white_and_padding_is_none_of_the_hosts_business():
     slide, grid = jpeg_slide((64, 64), stride=50)
     slide.absent, slide.trailer = (0, 25, 26, 50), bytes(40)
     parts, times = spans(len(grid), 16), ReadTimes()
-    _, pixels, ok = on_device(slide, grid, parts, times=times)
-    np.testing.assert_array_equal(pixels, on_host(slide, grid, parts)[1])
-    assert ok.all()
+    with pytest.raises(SlideReadError, match=r"no tile under the patch at level-0 origin \(0, 0\)"):
+        on_device(slide, grid, parts)
+    _, pixels, ok = on_device(slide, grid, parts, on_bad_tile="mask", times=times)
+    _, wanted, wanted_ok = on_host(slide, grid, parts, on_bad_tile="mask")
+    np.testing.assert_array_equal(pixels, wanted)
+    np.testing.assert_array_equal(ok, wanted_ok)
+    assert (~ok).sum() == 1
     assert times.host_tiles == 0
 
 

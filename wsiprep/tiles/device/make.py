@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from wsiprep.core.contracts import JpegSlide, Slide
 from wsiprep.core.errors import SlideReadError
-from wsiprep.core.types import PatchGrid
+from wsiprep.core.types import OnBadTile, PatchGrid
 from wsiprep.tiles.device.area import shrink
 from wsiprep.tiles.device.decode import JpegDecoder
-from wsiprep.tiles.make import WHITE, OnBadTile
+from wsiprep.tiles.job import WHITE, no_tile
 from wsiprep.tiles.scaled import level_corners
 from wsiprep.tiles.schedule import Schedule, Unit, schedule
 from wsiprep.tiles.times import ReadTimes
@@ -163,25 +163,36 @@ class DeviceMaker:
                 hint="Pass --decode cpu.",
             )
 
-    def cut(self, work: Unit, ok: NDArray[np.bool_]) -> Tensor:
-        """Cut the patches of a unit: uint8 (patches, T, T, 3); gives its tiles back."""
+    def cut(self, work: Unit, rows: NDArray[np.int64], ok: NDArray[np.bool_]) -> Tensor:
+        """Cut the patches of a unit; gives its tiles back.
+
+        Args:
+            work: The unit.
+            rows: int64 (patches,), rows of the grid.
+            ok: bool (patches,), True; set to False where a patch could not be read.
+
+        Returns:
+            uint8 (patches, T, T, 3).
+
+        Raises:
+            SlideReadError: a patch cannot be read and `on_bad_tile` is `fail`.
+        """
         import torch
 
         began, side = time.perf_counter(), self._plan.read_px
         shape = (len(work.pieces), side, side, 3)
         patches = torch.full(shape, WHITE, dtype=torch.uint8, device=self._job.decoder.device)
         for k, pieces in enumerate(work.pieces):
-            bad = next(
-                (t for piece in pieces if isinstance(t := self._lent[piece[0]], SlideReadError)),
-                None,
-            )
+            tiles = [self._lent[piece[0]] for piece in pieces]
+            bad = next((tile for tile in tiles if isinstance(tile, SlideReadError)), None)
+            if tiles and all(tile is None for tile in tiles):
+                bad = no_tile(self._slide(), self._job.grid, int(rows[k]))
             if bad is not None:
                 if self._job.on_bad_tile == "fail":
                     raise bad
                 ok[k] = False
                 continue
-            for loan, ty, tx, y, x, height, width in pieces:
-                tile = self._lent[loan]
+            for tile, (_, ty, tx, y, x, height, width) in zip(tiles, pieces, strict=True):
                 if tile is not None and not isinstance(tile, SlideReadError):
                     part = tile[ty : ty + height, tx : tx + width]
                     patches[k, y : y + height, x : x + width] = part

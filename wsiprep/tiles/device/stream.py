@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from wsiprep.core.contracts import JpegSlide, Slide
 from wsiprep.core.errors import DeviceError
-from wsiprep.core.types import PatchGrid, ReadPlan
+from wsiprep.core.types import OnBadTile, PatchGrid, ReadPlan
 from wsiprep.tiles.device.decode import JpegDecoder
 from wsiprep.tiles.device.make import DeviceJob, DeviceMaker, Fetched
-from wsiprep.tiles.make import OnBadTile, pieces_of
+from wsiprep.tiles.make import pieces_of
 from wsiprep.tiles.schedule import Unit
 from wsiprep.tiles.times import ReadTimes
 from wsiprep.tiles.units import (
@@ -101,7 +101,8 @@ def stream_on_device(
     size, is left to the host.
 
     Memory on the device: as many batches as `stream_tiles` makes in advance, `TILE_BYTES` of
-    tiles or those of a unit if that is more, and some 5 * `UNIT_BYTES` to shrink patches.
+    tiles that units share or those of a unit if that is more, the other tiles of a unit, and some
+    5 * `UNIT_BYTES` to shrink patches.
 
     Args:
         open_slide: Opens a new handle; called once in each thread, and once here.
@@ -114,8 +115,8 @@ def stream_on_device(
             are what the host spends on them.
 
     Raises:
-        SlideReadError: a tile cannot be decoded and `on_bad_tile` is `fail`; or the decoder shows
-            other colours than the host.
+        SlideReadError: a tile cannot be decoded, or a patch lies on absent tiles alone, and
+            `on_bad_tile` is `fail`; or the decoder shows other colours than the host.
         DeviceError: the device has no memory for it.
     """
     times = ReadTimes() if times is None else times
@@ -213,8 +214,9 @@ def _make(
             made, first = [], 0
             for work, fetched in parts:
                 maker.decode([tile for job in fetched for tile in job.result()])
-                made.append(maker.cut(work, ok[first : first + len(work.pieces)]))
-                first += len(work.pieces)
+                part = slice(first, first + len(work.pieces))
+                made.append(maker.cut(work, index[part], ok[part]))
+                first = part.stop
             pixels = made[0] if len(made) == 1 else torch.cat(made)
             return DeviceBatch(index, pixels, ok), queue.mark()
     except torch.cuda.OutOfMemoryError as err:
