@@ -244,8 +244,6 @@ def assemble_align(cfg: LanguageTraining) -> Prepared:
     """
     named = load_recipe(cfg.recipe)
     recipe = section(named, "align", AlignRecipe, cfg.set)
-    if not cfg.dry_run:
-        check_folder(cfg.output / STATE, resume=cfg.resume, overwrite=cfg.overwrite)
     samples = read_manifest(cfg.data)
     given = samples if cfg.val is None else read_manifest(cfg.val)
     learn = [one for one in samples if one.split in ("", "train") and caption_of(one)]
@@ -285,9 +283,11 @@ def train_align(
     """Train an aligned model; `on_note` is told before which samples are left out.
 
     Raises:
+        ConfigError: the folder holds a training, and it is neither to go on nor to be replaced.
         DeviceError: memory ran out.
         WsiprepError: see `prepare_align` and `loop.train`.
     """
+    check_folder(cfg.output / STATE, resume=cfg.resume, overwrite=cfg.overwrite)
     with room(cfg.device, REMEDY):
         made = prepare_align(cfg)
         return train(made.learner, made.cases, made.recipe.optimisation, made.plan, made.processes,

@@ -278,8 +278,6 @@ def assemble_assistant(cfg: AssistantTraining, command: Command) -> Prepared:
     """
     named = load_recipe(cfg.recipe)
     recipe = section(named, command, AssistantRecipe, cfg.set)
-    if not cfg.dry_run:
-        check_folder(cfg.output / STATE, resume=cfg.resume, overwrite=cfg.overwrite)
     parts = with_llm(recipe.model, cfg.llm)
     device = resolve_device(cfg.device)
     check_launcher(cfg.precision, device.type, sharded=cfg.shard)
@@ -322,9 +320,11 @@ def train_assistant(
     """Train an assistant; `on_note` is told before which samples are left out.
 
     Raises:
+        ConfigError: the folder holds a training, and it is neither to go on nor to be replaced.
         DeviceError: memory ran out.
         WsiprepError: see `prepare_assistant` and `loop.train`.
     """
+    check_folder(cfg.output / STATE, resume=cfg.resume, overwrite=cfg.overwrite)
     with room(cfg.device, REMEDY):
         made = prepare_assistant(cfg, command)
         return train(made.learner, made.cases, made.recipe.optimisation, made.plan, made.processes,
