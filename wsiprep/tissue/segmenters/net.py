@@ -5,15 +5,15 @@ on a few real ones; docs/tissue.md says how, and how well it does. It answers fo
 every pixel: is there tissue (also under ink that lets light through), ink, something else that is
 not clean glass, a fold.
 
-The thumbnail is looked at in tiles, so that what the network needs beyond its answers is less than
-ten bytes a pixel. Seams do not show: fine levels give what they would give for the whole, and
-coarse ones, which see far, work on tiles so large that most slides have one or four.
+The thumbnail is looked at in tiles, so that memory does not grow with it beyond its masks. Seams
+do not show: tiles overlap by what the network sees.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -49,8 +49,8 @@ COARSEST_MPP: Final = 32.0
 TILE_PX: Final = 1440
 """Largest side of a tile: its widest layer stays below 32 MiB, from where the C library asks the
 system for every block anew, which costs more than the arithmetic."""
-FAR_TILE_PX: Final = 2816
-"""The same for the coarse levels."""
+FAR_TILE_PX: Final = 3584
+"""The same for the coarse levels, of which most slides need one: some 250 MiB are held of it."""
 MARGIN_PX: Final = 192
 """What the coarse levels see around a place, as far as it matters."""
 
@@ -142,15 +142,14 @@ class NetSegmenter:
         if mpp < FINEST_MPP:
             size = (max(1, round(w * mpp / FINEST_MPP)), max(1, round(h * mpp / FINEST_MPP)))
             picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
-        logits = self._logits(picture)
-        if logits.shape[:2] != (h, w):
-            enlarged = cv2.resize(logits, (w, h), interpolation=cv2.INTER_LINEAR)
-            logits = np.asarray(enlarged, np.float32).reshape(h, w, 4)
-        chances = (self.cfg.threshold, self.cfg.pen_threshold, 0.5, 0.5)
+        limits = [
+            float(np.log(chance / (1 - chance)))
+            for chance in (self.cfg.threshold, self.cfg.pen_threshold, 0.5, 0.5)
+        ]
         tissue, pen, edge, fold = (
-            np.ascontiguousarray(logits[..., k] > np.log(chance / (1 - chance)))
-            for k, chance in enumerate(chances)
-        )
+            self._above(picture, limits) if picture.shape[:2] == (h, w)
+            else _enlarged_above(self._logits(picture), (h, w), limits)
+        )  # fmt: skip
         black = black_bars(picture, max(mpp, FINEST_MPP))
         if black.any():
             free = ~_of_shape(black, (h, w))
@@ -162,21 +161,48 @@ class NetSegmenter:
         )
         return Segmentation(tissue, pen, edge, fold & tissue, notes)
 
+    def _above(
+        self, picture: NDArray[np.uint8], limits: Sequence[float]
+    ) -> list[NDArray[np.bool_]]:
+        """Where each logit is above its limit, bool (h, w); without holding all logits."""
+        import torch
+
+        (h, w), padded = picture.shape[:2], _padded(picture)
+        found = np.empty((len(limits), *padded.shape[:2]), np.bool_)
+        with torch.inference_mode():
+            for place, logits in _answers(self._network, padded):
+                for k, limit in enumerate(limits):
+                    np.greater(logits[..., k], limit, out=found[k][place])
+        return [np.ascontiguousarray(mask[:h, :w]) for mask in found]
+
     def _logits(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits of every pixel, float32 (h, w, 4)."""
         import torch
 
-        h, w = picture.shape[:2]
+        (h, w), padded = picture.shape[:2], _padded(picture)
+        out = np.empty((*padded.shape[:2], 4), np.float32)
         with torch.inference_mode():
-            logits = _of_picture(self._network, torch.from_numpy(_padded(picture)))
-        return logits[:h, :w]
+            for place, logits in _answers(self._network, padded):
+                out[place] = logits
+        return out[:h, :w]
 
 
-def _of_picture(network: TissueNet, picture: Tensor) -> NDArray[np.float32]:
-    """Logits of every pixel, float32 (h, w, 4).
+def _enlarged_above(
+    logits: NDArray[np.float32], shape: tuple[int, int], limits: Sequence[float]
+) -> list[NDArray[np.bool_]]:
+    """Where each logit is above its limit, bool (h, w), in a larger picture."""
+    enlarged = cv2.resize(logits, shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return [np.ascontiguousarray(enlarged[..., k] > limit) for k, limit in enumerate(limits)]
 
-    What lies near a place is looked at tile by tile: once for the coarse levels, which are small
-    and put together, and again for the answer, since keeping it would take what tiles save.
+
+def _answers(
+    network: TissueNet, picture: NDArray[np.uint8]
+) -> Iterator[tuple[_Place, NDArray[np.float32]]]:
+    """Logits of a picture, part by part, each pixel once: where they lie, float32 (h, w, 4).
+
+    Coarse levels see far and are small: they work on large tiles. Fine ones see what is near and
+    take much memory: they work on small tiles of these, and what is needed of them again is kept
+    in half precision.
 
     Args:
         network: The network.
@@ -186,25 +212,25 @@ def _of_picture(network: TissueNet, picture: Tensor) -> NDArray[np.float32]:
 
     from wsiprep.tissue.network import NEAR_LEVELS, NEAR_PX
 
-    h, w = picture.shape[:2]
-    pixels, scale = picture.permute(2, 0, 1)[None], 2**NEAR_LEVELS
-    tiles = _tiles((h, w), TILE_PX, NEAR_PX)
-    if len(tiles) == 1:
-        return _doubled(network(pixels))
-    size = (1, network.widths[NEAR_LEVELS - 1], h // scale, w // scale)
-    seen = torch.empty(size, memory_format=torch.channels_last)
-    for tile in tiles:
-        seen[_at(tile.own, scale)] = network.near(pixels[_at(tile.read)])[-1][_at(tile.kept, scale)]
-    coarse = torch.empty_like(seen)
-    for tile in _tiles((h, w), FAR_TILE_PX, MARGIN_PX):
-        coarse[_at(tile.own, scale)] = network.far(seen[_at(tile.read, scale)])[
-            _at(tile.kept, scale)
-        ]
-    out = np.empty((h, w, 4), np.float32)
-    for tile in tiles:
-        near = network.near(pixels[_at(tile.read)])
-        out[tile.own] = _doubled(network.fine(near, coarse[_at(tile.read, scale)]))[tile.kept]
-    return out
+    scale = 2**NEAR_LEVELS
+    for large in _tiles(picture.shape[:2], FAR_TILE_PX, MARGIN_PX):
+        pixels = torch.from_numpy(picture[large.read]).permute(2, 0, 1)[None]
+        h, w = pixels.shape[2:]
+        size = (1, network.widths[NEAR_LEVELS - 1], h // scale, w // scale)
+        coarse = torch.empty(size, memory_format=torch.channels_last)
+        tiles = _tiles((h, w), TILE_PX, NEAR_PX)
+        kept: list[list[Tensor]] = []
+        for tile in tiles:
+            *fine, seen = network.near(pixels[_at(tile.read)])
+            coarse[_at(tile.own, scale)] = seen[_at(tile.kept, scale)]
+            kept.append([x.half() for x in fine])
+        far = network.far(coarse)
+        for tile in tiles:
+            fine = [x.float() for x in kept.pop(0)]
+            own = _common(tile.own, large.kept)
+            if own is not None:
+                found = _doubled(network.fine(fine, far[_at(tile.read, scale)]))
+                yield _moved(own, large.read), found[_moved(own, tile.read, -1)]
 
 
 def _doubled(logits: Tensor) -> NDArray[np.float32]:
@@ -261,6 +287,23 @@ def _cuts(side: int, most: int, margin: int) -> list[tuple[slice, slice, slice]]
         first, last = max(0, start - margin), min(side, stop + margin)
         made.append((slice(first, last), slice(start, stop), slice(start - first, stop - first)))
     return made
+
+
+def _common(a: _Place, b: _Place) -> _Place | None:
+    """Where two places overlap; None where they do not."""
+    rows, cols = (
+        slice(max(m.start, n.start), min(m.stop, n.stop)) for m, n in zip(a, b, strict=True)
+    )
+    return (rows, cols) if rows.start < rows.stop and cols.start < cols.stop else None
+
+
+def _moved(place: _Place, by: _Place, sign: int = 1) -> _Place:
+    """A place, moved by where another begins."""
+    rows, cols = (
+        slice(part.start + sign * other.start, part.stop + sign * other.start)
+        for part, other in zip(place, by, strict=True)
+    )
+    return rows, cols
 
 
 def _at(place: _Place, scale: int = 1) -> tuple[EllipsisType, slice, slice]:
