@@ -193,3 +193,26 @@ def test_tissue_taken_for_ink_or_an_edge_costs_more_than_ink_beside_it():
 def test_bits_are_planes():
     planes = class_bits(torch.tensor([[[0b0101]]], dtype=torch.uint8), 4)
     assert planes[0, :, 0, 0].tolist() == [1, 0, 1, 0]
+
+
+def test_areas_classified_to_be_ignored_are_not_learnt(tmp_path):
+    pictures(tmp_path)
+    outlined(tmp_path / "both.geojson", **{"Tissue": (0, 60), "Ignore*": (20, 40)})
+    outlined(tmp_path / "only.geojson", **{"Ignore*": (20, 40)})
+    outlined(tmp_path / "other.geojson", Dirt=(20, 40))
+    outlined(tmp_path / "tissue.geojson", Tissue=(0, 60))
+    for row in (
+        {"tissue": "both.geojson"},
+        {"tissue": "both.geojson", "ignore": "both.geojson"},
+        {"tissue": "tissue.geojson", "ignore": "only.geojson"},
+        {"tissue": "tissue.geojson", "ignore": "other.geojson"},
+    ):
+        (pair,) = read_pairs(table(tmp_path, {"image": "a.png", **row}))
+        known, label = pair.thumbnail.known & 1, pair.thumbnail.label & 1
+        assert not known[:, 20:40].any(), row
+        assert known[:, np.r_[:20, 40:90]].all(), row
+        assert label[:, np.r_[:20, 40:60]].all(), row
+        assert not label[:, 60:].any(), row
+    row = {"image": "a.png", "tissue": "tissue.geojson", "ignore": "tissue.geojson"}
+    with pytest.raises(ManifestError, match="nothing to ignore"):
+        read_pairs(table(tmp_path, row))

@@ -114,7 +114,8 @@ def _stoppable(kept: Path) -> Iterator[None]:
     except KeyboardInterrupt as err:
         raise Interrupted(
             "stopped on request.",
-            hint="Run the same command with --resume to go on from the last checkpoint."
+            hint="Run the same command with --resume (not --overwrite) to go on from the last"
+            " checkpoint."
             if kept.is_file()
             else "There is no checkpoint yet: the same command begins anew.",
         ) from err

@@ -21,9 +21,9 @@ MAX_CELLS = 100_000_000
 """A slide of 100,000 x 100,000 px has 39 million cells at a stride of 16 px."""
 
 GRID_VERSION = 1
+"""Raised when the same settings would place other patches."""
 FOCUS_VERSION = 2
 """Raised, like the grid's, whenever sharpness is measured otherwise; only grids with it have it."""
-"""Raised when the same settings would place other patches."""
 
 
 def grid_name(cfg: GridConfig) -> str:

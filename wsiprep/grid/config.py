@@ -38,11 +38,11 @@ class GridConfig(Settings):
     """Smallest share of tissue in a patch that is kept; 0 keeps every patch."""
     focus: bool = False
     """Measure the sharpness of every patch, on the slide at 2 µm/px, and store it; not on slides
-    coarser than 1 µm/px."""
+    coarser than 1.1 µm/px."""
     min_focus: float = Field(default=0.0, ge=0, le=10)
     """Least sharpness of a patch that is kept: 0.35 drops what is clearly out of focus; 0 keeps
     all. Above 0 it is measured as with --focus. Patches that cannot be judged are kept, and so are
-    all of a slide coarser than 1 µm/px."""
+    all of a slide coarser than 1.1 µm/px."""
     allow_upsampling: bool = False
     """Magnify slides that are coarser than the resolution asked for."""
     export_coords: tuple[Literal["csv", "h5"], ...] = ()

@@ -111,7 +111,7 @@ def prepare_slide(
             with ctx.stop.at_once():
                 picture = outputs.draw_overlay(slide, store, tissue, thumbnail, name, grid, bad)
             row = replace(row, overlay=str(picture))
-            notes = white_note(bad or set(), "overlay")
+            notes = (*notes, *white_note(bad or set(), "overlay"))
         if grid is not None and name is not None and stage.encoding is not None:
             done = embed(slide, store, name, grid, encoders, stage.encoding, ctx)
             row = replace(row, encoded=done.patches, bad_tiles=done.bad_tiles)

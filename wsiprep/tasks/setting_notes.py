@@ -74,7 +74,9 @@ def _mask_notes(slides: Iterable[tuple[str, TissueConfig]]) -> list[str]:
     """Which settings were given though the tissue of a slide is given, too."""
     idle: dict[str, list[str]] = {}
     for name, own in slides:
-        if settings := as_flags({k: v or "none" for k, v in own.not_with_mask().items()}):
+        if settings := as_flags(
+            {k: "none" if v == () else v for k, v in own.not_with_mask().items()}
+        ):
             idle.setdefault(settings, []).append(name)
     return [
         f"{settings}: not for a mask of your own, which is taken as it is ({few(named)})."

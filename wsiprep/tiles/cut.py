@@ -225,14 +225,15 @@ class FromTiles:
         pieces: list[Piece],
     ) -> bool:
         """Complete a patch; False where a tile that it needs is missing, or all are absent."""
-        if self._absent and self._is_absent(work.pieces[k]):
-            return False
-        if not pieces and canvas is None and work.pieces[k]:
-            return True  # decoded into place
         try:
             tiles = [self._lent[piece[0]] for piece in pieces]
         except KeyError:
             return False
+        # After the tiles are found: a tile is told to be absent before it is lent.
+        if self._absent and self._is_absent(work.pieces[k]):
+            return False
+        if not pieces and canvas is None and work.pieces[k]:
+            return True  # decoded into place
         canvas = canvas or self._canvas(work, k, patch)
         for piece, tile in zip(pieces, tiles, strict=True):
             canvas.put(piece, tile)

@@ -17,7 +17,7 @@ from wsiprep.tissue.polygons import fill_polygon
 from wsiprep.tissue.regions import label
 from wsiprep.tissue.sections import find_sections
 
-__all__ = ["GEOJSON_SUFFIXES", "OUTLINES_FORMAT", "given_digest", "given_tissue"]
+__all__ = ["GEOJSON_SUFFIXES", "OUTLINES_FORMAT", "given_digest", "given_tissue", "ignored_areas"]
 
 OUTLINES_FORMAT = 2
 """Raised whenever the same outlines would give another mask."""
@@ -120,6 +120,31 @@ def given_tissue(
 def _from_outlines(
     path: Path, info: SlideInfo, tissue_mpp: float, section_gap_um: float, only: str | None
 ) -> TissueMask:
+    masks, numbers, notes = _planes(path, info, tissue_mpp, only)
+    tissue = masks.pop("tissue") & ~masks["ignore"]
+    numbers[masks.pop("ignore")] = 0
+    section = _numbered(tissue, numbers, _mpp(tissue, info), section_gap_um)
+    return _tissue(tissue, masks, section, info, f"geojson:{path.name}", notes)
+
+
+def ignored_areas(path: Path, info: SlideInfo, tissue_mpp: float) -> NDArray[np.bool_] | None:
+    """Where polygons classified `Ignore*` lie, of a file as `given_tissue` takes.
+
+    Returns:
+        bool (h, w), of the shape of `given_tissue`'s masks; None for a mask image.
+
+    Raises:
+        TissueInputError: it is missing or unreadable.
+    """
+    if path.suffix.lower() not in GEOJSON_SUFFIXES:
+        return None
+    return _planes(path, info, tissue_mpp, None)[0]["ignore"]
+
+
+def _planes(
+    path: Path, info: SlideInfo, tissue_mpp: float, only: str | None
+) -> tuple[dict[str, NDArray[np.bool_]], NDArray[np.int32], tuple[str, ...]]:
+    """Masks of tissue, pen, edge, fold and of what is to be ignored; section numbers; notes."""
     outlines, notes = read_outlines(path, info, only)
     shrink = min(1.0, info.mpp / tissue_mpp)
     w, h = (max(1, round(n * shrink)) for n in (info.size0.width, info.size0.height))
@@ -140,10 +165,7 @@ def _from_outlines(
         masks[outline.kind][r0:r1, c0:c1] |= own
         if outline.section is not None:
             numbers[r0:r1, c0:c1][own] = outline.section
-    tissue = masks.pop("tissue") & ~masks["ignore"]
-    numbers[masks.pop("ignore")] = 0
-    section = _numbered(tissue, numbers, _mpp(tissue, info), section_gap_um)
-    return _tissue(tissue, masks, section, info, f"geojson:{path.name}", notes)
+    return masks, numbers, notes
 
 
 def _numbered(

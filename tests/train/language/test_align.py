@@ -218,6 +218,25 @@ def test_resume_is_to_the_bit(dropout: float, cases: Any, tmp_path: Path) -> Non
         run(tmp_path / "nothing", resume=True)
 
 
+def test_what_is_replaced_is_forgotten(cases: Any, tmp_path: Path) -> None:
+    recipe = recipe_of(optimisation={"steps": 2})
+    first = learner_of(recipe, cases, cases_of(WORLD.test()))
+    train(first, cases, recipe.optimisation, RunPlan(tmp_path, 1, 1), HERE)
+    assert "best" in Checkpoints(tmp_path).names()
+
+    def stop(step: Any) -> None:
+        raise Stop
+
+    learner = learner_of(recipe, cases)
+    with pytest.raises(Stop):
+        train(learner, cases, recipe.optimisation, RunPlan(tmp_path, 2, 9), HERE, stop)
+    assert not (tmp_path / "state.pt").exists()
+    assert Checkpoints(tmp_path).names() == {}
+    done = train(learner, cases, recipe.optimisation, RunPlan(tmp_path, 2, 9), HERE)
+    assert done.checkpoint == tmp_path / Checkpoints(tmp_path).names()["last"]
+    assert sorted(p.name for p in tmp_path.glob("step-*")) == [done.checkpoint.name]
+
+
 def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path) -> None:
     kept = Checkpoints(tmp_path)
 

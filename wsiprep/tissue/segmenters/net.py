@@ -5,8 +5,9 @@ on a few real ones; docs/tissue.md says how, and how well it does. It answers fo
 every pixel: is there tissue (also under ink that lets light through), ink, something else that is
 not clean glass, a fold.
 
-The thumbnail is looked at in tiles, so that memory does not grow with it beyond its masks. Seams
-do not show: tiles overlap by what the network sees.
+The thumbnail is looked at in tiles, so that memory does not grow with it beyond its masks (beyond
+its logits where it is finer than `FINEST_MPP`). Seams do not show: tiles overlap by what it
+sees.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ def training_cases(
         expect: What features must have been made with.
 
     Raises:
-        WsiprepError: as `Cases.of_stores`; of all samples at once.
+        WsiprepError: as `Cases.of_splits`; of all samples at once.
     """
     found = Cases.of_splits(
         [learn, val] if val else [learn], cfg.stores, sampling, seed=cfg.seed, expect=expect,

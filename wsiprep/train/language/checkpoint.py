@@ -115,6 +115,15 @@ class Checkpoints:
                 shutil.rmtree(old)
         return self.run / name
 
+    def forget(self) -> None:
+        """Point to nothing; what was pointed to is dropped with the next that is added.
+
+        Raises:
+            OutputError: it cannot be done.
+        """
+        with output_errors(self.run):
+            (self.run / INDEX).unlink(missing_ok=True)
+
     def names(self) -> dict[str, str]:
         """`last` and `best` to names of folders; empty before the first."""
         path = self.run / INDEX

@@ -239,6 +239,10 @@ class _Run:
             check_writable(self.plan.output)
             with output_errors(self.plan.output):
                 self.plan.output.mkdir(parents=True, exist_ok=True)
+            if not self.plan.resume:  # what is replaced is not to be gone on with, nor to be best
+                self.checkpoints.forget()
+                for state in (self.plan.output / STATE, *self.plan.output.glob("state-*.pt")):
+                    state.unlink(missing_ok=True)
         self.processes.wait()
         done = self._resume() if self.plan.resume else 0
         if self.processes.main:

@@ -27,7 +27,7 @@ from wsiprep.synth.thumbnails.draw import draw_scene
 from wsiprep.synth.thumbnails.labels import CLASSES, Thumbnail
 from wsiprep.synth.thumbnails.scene import sample_scene
 from wsiprep.synth.thumbnails.stains import Stain
-from wsiprep.tissue.given import MAX_PIXELS, given_tissue
+from wsiprep.tissue.given import MAX_PIXELS, given_tissue, ignored_areas
 from wsiprep.train.tissue.framing import Framing
 
 __all__ = ["Pair", "Sample", "Thumbnails", "read_pairs", "read_textures", "sample_of"]
@@ -152,7 +152,7 @@ def read_pairs(table: Path) -> list[Pair]:
     Columns: image; tissue, pen, edge, fold (masks; not zero is the class; a cell that is empty
     means unknown; `none` means nowhere); ignore (a mask of what is not to be learnt); mpp (of what
     is learnt from, 8 without it); slide_mpp; split. Whether there is tissue under ink is never
-    learnt.
+    learnt, nor what any of the files classifies `Ignore*`.
 
     An image is a plain picture, or a slide, of which the thumbnail at `mpp` is taken. A slide is
     what a reader of slides lists by its name; of TIFF files those that are tiled or pyramids.
@@ -197,8 +197,17 @@ def _pair(table: Path, number: int, row: dict[str, str]) -> Pair:
     under_ink = (label & _bit("pen")) > 0
     known[under_ink] &= ~(_bit("tissue") | _bit("fold"))
     ignored = (row.get("ignore") or "").strip()
-    if ignored not in ("", "none"):
-        known[_mask(table.parent / ignored, image, where, "ignore", False)] = 0
+    for cell in {*cells.values(), ignored} - {"", "none"}:
+        area = _ignored(table.parent / cell, image, where)
+        if cell == ignored and (area is None or not area.any()):
+            if area is not None and cell in cells.values():
+                raise ManifestError(
+                    f"{where}: {cell} marks nothing to ignore.",
+                    hint="Classify such areas `Ignore*`, or outline them in a file of their own.",
+                )
+            area = _mask(table.parent / cell, image, where, "ignore", False)
+        if area is not None:
+            known[area] = 0
     split = row.get("split") or "train"
     if split not in ("train", "val"):
         raise ManifestError(f"{where}: split '{split}' is neither train nor val.")
@@ -245,7 +254,10 @@ def _image(path: Path, mpp: float, slide_mpp: float | None, where: str) -> _Imag
             pixels = slide.thumbnail(mpp)
     except SlideError as err:
         missing = isinstance(err, ResolutionError)
-        hint = "Give µm per level-0 pixel in the column `slide_mpp`." if missing else err.hint
+        hint = (
+            "Give µm per level-0 pixel in the column `slide_mpp`." if missing
+            else "Leave it out of the table, or copy it again."
+        )  # fmt: skip
         raise ManifestError(f"{where}: {path.name}: {err.message}", hint=hint) from err
     return _Image(pixels, info, mpp)
 
@@ -283,12 +295,21 @@ def _mask(path: Path, image: _Image, where: str, name: str, shared: bool) -> NDA
     seen = {kind: getattr(given, kind) for kind in ("pen", "edge", "fold")}
     by_class = shared or any(plane.any() for plane in seen.values())
     mask = seen[name] if by_class and name in seen else given.mask
-    if not (mask.any() or shared) and given.method.startswith("geojson:") and name != "ignore":
+    if not (mask.any() or shared) and given.method.startswith("geojson:"):
         raise ManifestError(
             f"{where}: {path.name} marks no {name}.",
             hint="Write `none` where there is none; leave the cell empty where it is unknown.",
         )
     return resample_mask(mask, (image.pixels.shape[0], image.pixels.shape[1]))
+
+
+def _ignored(path: Path, image: _Image, where: str) -> NDArray[np.bool_] | None:
+    """Areas that outlines classify `Ignore*`, at the thumbnail's size; None for a mask."""
+    try:
+        area = ignored_areas(path, image.info, image.asked_mpp)
+    except TissueInputError as err:
+        raise ManifestError(f"{where}: {err.message}", hint=err.hint) from err
+    return None if area is None else resample_mask(area, image.pixels.shape[:2])
 
 
 def _picture(path: Path) -> NDArray[np.uint8]:
