@@ -173,7 +173,7 @@ def embedded(path: Path, workers: int, out: Path) -> Done:
     return Done(
         report.rows[0].encoded,
         {"while encoding": f"{times.tiles / times.seconds:,.0f} patches/s",
-         "bound": report.profile.bound()},
+         "bound": report.profile.bound() or "too short to tell"},
     )  # fmt: skip
 
 
