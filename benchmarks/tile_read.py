@@ -38,6 +38,7 @@ from slides import full_grid, mirrored, part
 
 from wsiprep import open_slide
 from wsiprep.core.contracts import Slide
+from wsiprep.core.tile_memory import tile_memory
 from wsiprep.core.types import PatchGrid, Point
 from wsiprep.slide import SlideConfig
 from wsiprep.tiles import read_patch, stream_tiles
@@ -90,7 +91,7 @@ class StoredTiles:
         file = os.open(path, os.O_RDONLY)
         self.data = [os.pread(file, counts[n], offsets[n]) for n in sorted(touched)]
         os.close(file)
-        self.out = np.empty((side, side, 3), np.uint8)
+        self.out = tile_memory(side, side, 3)  # as ours: elsewhere the limit is lower
 
     def close(self) -> None:
         """Forget them."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from wsiprep.core.contracts import Slide
 from wsiprep.core.errors import SlideReadError
+from wsiprep.core.tile_memory import tile_memory
 from wsiprep.core.types import Tiling
 from wsiprep.tiles.blocks import Blocks
 from wsiprep.tiles.gate import STOP_POLL_S
@@ -277,4 +278,4 @@ class FromTiles:
                 return self._spare.pop()
             except IndexError:
                 count = max(1, BLOCK_BYTES // math.prod(self._shape))
-                self._spare.extend(np.empty((count, *self._shape), np.uint8))
+                self._spare.extend(tile_memory(count, *self._shape))

@@ -24,6 +24,7 @@ from wsiprep.core.errors import (
     SlideReadError,
     WsiprepError,
 )
+from wsiprep.core.tile_memory import tile_memory
 from wsiprep.core.types import Box, Size, SlideInfo, Tiling
 from wsiprep.slide.readers._base import DAMAGED, WHITE, BaseSlide, one_line
 from wsiprep.slide.readers._jpeg import JpegCodec
@@ -248,14 +249,15 @@ class TiledBase(BaseSlide):
                 bad.add(err.message)
                 out[...] = WHITE
 
-        tile, region = tiling.tile, np.empty((box.height, box.width, 3), np.uint8)
+        tile = tiling.tile
         if (tile.width, tile.height) == (box.width, box.height) and not (
             box.x % tile.width or box.y % tile.height
         ):
             number = box.y // tile.height * tiling.shape[1] + box.x // tile.width
-            put(number, region)
-            return region
-        pixels = np.empty((tile.height, tile.width, 3), np.uint8)
+            put(number, whole := tile_memory(tile.height, tile.width, 3))
+            return whole
+        region = np.empty((box.height, box.width, 3), np.uint8)
+        pixels = tile_memory(tile.height, tile.width, 3)
         for number, x, y in _touched(tiling, box):
             put(number, pixels)
             x0, x1 = max(x, box.x), min(x + tile.width, box.x + box.width)
