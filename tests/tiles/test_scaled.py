@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fakes import ArraySlide, TiledArraySlide
-from tests.tiles.test_stream import setup, single_reads, spans
+from tests.tiles.made import setup, single_reads, spans
 from wsiprep.core.types import Size
 from wsiprep.tiles.scaled import why_not_scaled
 from wsiprep.tiles.stream import stream_tiles

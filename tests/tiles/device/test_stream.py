@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tiles.jpegs import CpuDecoder, JpegArraySlide
-from tests.tiles.test_stream import setup, spans
+from tests.tiles.made import setup, spans
 from wsiprep import open_slide
 from wsiprep.core.contracts import JpegSlide
 from wsiprep.core.errors import DeviceError, SlideReadError
