@@ -142,7 +142,8 @@ def test_training_starts_from_a_bert(cohort: LanguageTraining) -> None:
     key = model.state_dict()["slides.encoder.network.layers.0.attention.key.weight"]
     theirs = wanted.state["encoder.layer.0.attention.self.key.weight"]
     torch.testing.assert_close(key, theirs, atol=1e-4, rtol=0)
-    none = cfg.model_copy(update={"set": (*changes, "model.texts.bert=/no/such/bert")})
+    gone = (*changes, "model.texts.bert=/no/such/bert")
+    none = cfg.model_copy(update={"set": gone, "output": cohort.output.with_name("none")})
     with pytest.raises(WeightsError, match="cannot be loaded"):
         train_align(none)
 
