@@ -11,11 +11,14 @@ import torch
 
 from tests.train.tissue_pairs import outlined, pictures, table
 from wsiprep.core.errors import ManifestError
+from wsiprep.synth.thumbnails.labels import CLASSES
 from wsiprep.train.tissue.data import Thumbnails, read_pairs, read_textures
 from wsiprep.train.tissue.framing import Pieces
 from wsiprep.train.tissue.losses import class_bits, masked_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+PEN = 1 << CLASSES.index("pen")
 
 
 # -- data -------------------------------------------------------------------------------------
@@ -216,3 +219,16 @@ def test_areas_classified_to_be_ignored_are_not_learnt(tmp_path):
     row = {"image": "a.png", "tissue": "tissue.geojson", "ignore": "tissue.geojson"}
     with pytest.raises(ManifestError, match="nothing to ignore"):
         read_pairs(table(tmp_path, row))
+
+
+def test_thumbnails_without_ink_are_given_some_when_asked():
+    usual, some, always = (
+        Thumbnails(4, 24, Pieces(64), ["he"], more_ink=chance) for chance in (0.0, 0.5, 1.0)
+    )
+
+    def inked(series):
+        return {k for k in range(len(series)) if (series[k][1] & PEN).any()}
+
+    assert inked(usual) < inked(some) < inked(always)
+    for k in inked(usual):  # they stay as they are
+        assert all(map(torch.equal, usual[k], always[k]))

@@ -10,7 +10,10 @@ import numpy as np
 from wsiprep.synth.thumbnails.layouts import LAYOUTS
 from wsiprep.synth.thumbnails.stains import STAINS, Stain
 
-__all__ = ["Scene", "sample_scene"]
+__all__ = ["MOST_INKS", "Scene", "sample_scene"]
+
+MOST_INKS = 3
+"""Groups of pen strokes on a thumbnail, at most."""
 
 _LAYOUT_ODDS = {
     "resection": 6, "pieces": 4, "fragments": 2, "cores": 2,
@@ -110,7 +113,7 @@ def sample_scene(
         fat=float(rng.uniform(0.1, 1.0)) if rng.random() < 0.4 else 0.0,
         holes=float(rng.uniform(0, 0.3)) if rng.random() < 0.5 else 0.0,
         real=float(rng.uniform(0.5, 1.0)) if rng.random() < 0.4 else 0.0,
-        inks=often(0.4, 3),
+        inks=often(0.4, MOST_INKS),
         edges=often(0.25, 2),
         bubbles=often(0.15, 3),
         dust=often(0.5, 40),

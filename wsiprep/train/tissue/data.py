@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +25,7 @@ from wsiprep.slide.open import open_slide
 from wsiprep.slide.search import FLAT_SUFFIXES
 from wsiprep.synth.thumbnails.draw import draw_scene
 from wsiprep.synth.thumbnails.labels import CLASSES, Thumbnail
-from wsiprep.synth.thumbnails.scene import sample_scene
+from wsiprep.synth.thumbnails.scene import MOST_INKS, sample_scene
 from wsiprep.synth.thumbnails.stains import Stain
 from wsiprep.tissue.given import MAX_PIXELS, given_tissue, ignored_areas
 from wsiprep.train.tissue.framing import Framing
@@ -87,6 +87,7 @@ class Thumbnails(Dataset[Sample]):
         real_share: Their share.
         textures: uint8 (h, w, 3) pictures of tissue.
         own: Stains by name that are none of `synth.thumbnails.stains.STAINS`.
+        more_ink: Chance that a drawn thumbnail without ink is given some.
     """
 
     def __init__(
@@ -99,10 +100,11 @@ class Thumbnails(Dataset[Sample]):
         real_share: float = 0.0,
         textures: Sequence[NDArray[np.uint8]] = (),
         own: Mapping[str, Stain] | None = None,
+        more_ink: float = 0.0,
     ) -> None:
         self.seed, self.count, self.framing = seed, count, framing
         self.stains, self.textures = tuple(stains), tuple(textures)
-        self.own = dict(own or {})
+        self.own, self.more_ink = dict(own or {}), more_ink
         self.pairs, self.real_share = tuple(pairs), real_share if pairs else 0.0
 
     def __len__(self) -> int:
@@ -118,6 +120,8 @@ class Thumbnails(Dataset[Sample]):
             made = self.framing.varied(rng, pair.thumbnail)
         else:
             scene = sample_scene(self.seed * _SCENE_STRIDE + index, self.stains, self.own)
+            if self.more_ink and not scene.inks and rng.random() < self.more_ink:
+                scene = replace(scene, inks=int(rng.integers(1, MOST_INKS + 1)))
             made = draw_scene(scene, self.framing.drawn_shape(rng), self.textures)
         turned = [
             np.ascontiguousarray(np.rot90(a, int(k)) if not flip else np.rot90(a, int(k))[:, ::-1])

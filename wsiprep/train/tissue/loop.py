@@ -95,7 +95,7 @@ def train_tissue(
 
     training = Thumbnails(
         cfg.seed, cfg.steps * cfg.thumbnails_a_step, student.framing, stains,
-        real, cfg.share_of_real, textures, own,
+        real, cfg.share_of_real, textures, own, cfg.more_ink,
     )  # fmt: skip
     validation = validation_sets(cfg, student, stains, pairs, own)
     scores: dict[str, float] = {}
