@@ -83,7 +83,7 @@ class TissueTraining(Settings):
         f" train on; the others are drawn. Without it {_by_model('real_share')}.",
     )  # fmt: skip
     more_ink: float = Field(default=0.0, ge=0, le=1)
-    """Chance that a drawn thumbnail without pen strokes is given some (0.4 have some anyway)."""
+    """Chance that a drawn thumbnail without pen strokes is given some; others have them anyway."""
     leave_out: tuple[str, ...] = HELD_OUT
     """Stains not drawn for training; kept to see how unseen ones are read."""
     validate_every: int = Field(default=500, ge=1)
