@@ -12,6 +12,8 @@ import weakref
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiprep.core.tile_memory import tile_memory
+
 __all__ = ["Recycled"]
 
 
@@ -38,7 +40,7 @@ class Recycled:
         except IndexError:
             buffer = None
         if buffer is None or len(buffer) < count:
-            buffer = np.empty(max(self._size, count), np.uint8)
+            buffer = tile_memory(max(self._size, count))
         # Views of an array refer to the array that owns the memory; behind a memoryview that is
         # `whole`, so that it lives as long as any of them, and tells when it goes.
         whole = np.frombuffer(buffer.data, np.uint8, count) if count else buffer[:0]
