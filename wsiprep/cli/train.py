@@ -55,6 +55,7 @@ def align(cfg: TrainAlignConfig) -> None:
     from wsiprep.cli._steps import show_steps
     from wsiprep.train.language.align import train_align
     from wsiprep.train.language.loop import STATE
+    from wsiprep.train.language.processes import leave_processes
     from wsiprep.train.language.rehearsal import rehearse_align
 
     out = stdout()
@@ -63,6 +64,7 @@ def align(cfg: TrainAlignConfig) -> None:
         return
     with _stoppable(cfg.training.output / STATE), show_steps(stderr()) as on_step:
         done = train_align(cfg.training, on_step, _note)
+        leave_processes()
     _tell(done.checkpoint, done.scores)
     out.print(
         f"use it with   wsiprep classify | retrieve | ground --model {done.checkpoint.parent}",
@@ -87,6 +89,7 @@ def _assistant(cfg: TrainAssistantConfig, kind: Command) -> None:
     from wsiprep.cli._steps import show_steps
     from wsiprep.train.language.instruct import train_assistant
     from wsiprep.train.language.loop import STATE
+    from wsiprep.train.language.processes import leave_processes
     from wsiprep.train.language.rehearsal import rehearse_assistant
 
     out = stdout()
@@ -95,6 +98,7 @@ def _assistant(cfg: TrainAssistantConfig, kind: Command) -> None:
         return
     with _stoppable(cfg.training.output / STATE), show_steps(stderr()) as on_step:
         done = train_assistant(cfg.training, kind, on_step, _note)
+        leave_processes()
     _tell(done.checkpoint, done.scores)
     out.print(
         f"use it with   wsiprep ask | caption --model {done.checkpoint.parent}",

@@ -18,7 +18,7 @@ from wsiprep.models.text.tokenizer import train_bpe
 from wsiprep.train.language.instruct import InstructLearner
 from wsiprep.train.language.loop import RunPlan, Trained, train
 from wsiprep.train.language.memory import footprint
-from wsiprep.train.language.processes import Processes, join_processes
+from wsiprep.train.language.processes import Processes, join_processes, leave_processes
 from wsiprep.train.language.sharding import own_part, shard
 
 TOKENIZER = train_bpe(["Tissue of colon, lung, kidney, skin."] * 3, vocab_size=300)
@@ -99,3 +99,4 @@ def _moments(out: Path, rank: int) -> list[dict[str, torch.Tensor]]:
 
 if __name__ == "__main__":
     main(json.loads(sys.argv[1]))
+    leave_processes()

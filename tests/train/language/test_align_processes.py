@@ -27,7 +27,7 @@ from tests.train.language.aligned import (
 from wsiprep.train.language.cases import batches
 from wsiprep.train.language.left_out import LeftOut
 from wsiprep.train.language.loop import RunPlan, train
-from wsiprep.train.language.processes import Processes, join_processes
+from wsiprep.train.language.processes import Processes, join_processes, leave_processes
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[3]
@@ -139,3 +139,4 @@ if __name__ == "__main__":
     processes = join_processes(torch.device("cpu"))
     for recipe in sys.argv[2:]:
         learn(recipe, Path(sys.argv[1]) / recipe, processes)
+    leave_processes()

@@ -146,7 +146,7 @@ from tests.train.language.assistants import cases_of, recipe, samples
 from tests.train.language.test_instruct import learner_of
 from wsiprep.train.language.cases import batches
 from wsiprep.train.language.loop import RunPlan, train
-from wsiprep.train.language.processes import join_processes
+from wsiprep.train.language.processes import join_processes, leave_processes
 processes = join_processes(torch.device("cpu"))
 out = Path(sys.argv[1])
 how = recipe(steps=2, micro_batch=2)
@@ -160,6 +160,8 @@ learner.model.zero_grad()
 train(learner, learner.cases, how.optimisation, RunPlan(out, 1, 2), processes)
 if processes.main:
     torch.save(found, out / "gradients.pt")
+del learner
+leave_processes()
 """
 
 

@@ -6,6 +6,7 @@ Without them there is one.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from wsiprep.core.errors import ConfigError
 from wsiprep.train.language.sharding import any_spread, own_part
 
-__all__ = ["Precision", "Processes", "join_processes"]
+__all__ = ["Precision", "Processes", "join_processes", "leave_processes"]
 
 Precision = Literal["fp32", "bf16"]
 
@@ -153,3 +154,16 @@ def join_processes(device: torch.device, precision: Precision = "fp32") -> Proce
                 hint="Start them with torchrun or accelerate launch.",
             ) from err
     return Processes(dist.get_rank(), dist.get_world_size(), device, precision)
+
+
+def leave_processes() -> None:
+    """Part from the others after all work is done and no model is in use any more.
+
+    The threads by which torch speaks with the others may still hold tensors when Python ends, and
+    the process would abort then although its work is done; so they are ended here. Not to be
+    called after a failure: the others may never answer what these threads still wait for. Does
+    nothing where there are no others.
+    """
+    if dist.is_available() and dist.is_initialized():
+        gc.collect()  # a model in a reference cycle keeps the group, and with it the threads
+        dist.destroy_process_group()
