@@ -18,6 +18,11 @@ def _shared_root() -> Path:
     return Path(os.environ.get("WSIPREP_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes minutes."""
+    items.sort(key=lambda item: item.get_closest_marker("minutes") is None)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real slides and masks; the test is skipped where it is not there."""

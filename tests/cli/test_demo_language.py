@@ -28,6 +28,7 @@ def test_it_makes_its_own_slides(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.minutes
 @pytest.mark.timeout(ALL_OF_IT_S)
 def test_from_pixels_to_answers_on_slides_not_trained_on(tmp_path):
     result = wsiprep("demo", "--language", "-o", tmp_path)
