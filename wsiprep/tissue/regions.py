@@ -59,6 +59,14 @@ def label(mask: Mask, connectivity: int = 8) -> tuple[int, NDArray[np.int32]]:
     return int(count), np.asarray(labels, dtype=np.int32)
 
 
+def _areas(mask: Mask, connectivity: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """As `label`: int32 (h, w) labels, and int32 (labels,) pixels of each."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(
+        mask.astype(np.uint8), connectivity=connectivity, ltype=cv2.CV_32S
+    )
+    return np.asarray(labels, np.int32), np.asarray(stats[:, cv2.CC_STAT_AREA], np.int32)
+
+
 def pieces_with(mask: Mask, seed: Mask) -> Mask:
     """The connected pieces of `mask` that hold a pixel of `seed` (hysteresis)."""
     count, labels = label(mask)
@@ -72,8 +80,8 @@ def area_at_least(mask: Mask, pixels: float, connectivity: int = 8) -> Mask:
     """The connected pieces of at least `pixels` pixels."""
     if pixels <= 1:
         return mask.copy()
-    count, labels = label(mask, connectivity)
-    keep = np.bincount(labels.ravel(), minlength=count) >= pixels
+    labels, areas = _areas(mask, connectivity)
+    keep = areas >= pixels
     keep[0] = False
     return np.asarray(keep[labels])
 
@@ -87,11 +95,12 @@ def fill_holes(mask: Mask, below_px: float | None) -> Mask:
     """
     # A margin joins all background that touches a border, whichever side it touches.
     outside = np.pad(~mask, 1, constant_values=True)
-    count, labels = label(outside, connectivity=4)
     if below_px is None:
+        count, labels = label(outside, connectivity=4)
         hole = np.ones(count, dtype=np.bool_)
     else:
-        hole = np.bincount(labels.ravel(), minlength=count) < below_px
+        labels, areas = _areas(outside, connectivity=4)
+        hole = areas < below_px
     hole[labels[0, 0]] = False
     hole[0] = False
     return np.asarray(mask | hole[labels][1:-1, 1:-1])

@@ -164,7 +164,8 @@ def _blocks(mask: Mask, side: int) -> Mask:
     h, w = mask.shape
     padded = np.pad(mask, ((0, -h % side), (0, -w % side)))
     rows, cols = padded.shape[0] // side, padded.shape[1] // side
-    return np.asarray(padded.reshape(rows, side, cols, side).any(axis=(1, 3)))
+    wide = padded.reshape(rows, side, cols * side).any(axis=1)  # rows first: they lie in a row
+    return np.asarray(wide.reshape(rows, cols, side).any(axis=2))
 
 
 def _distance(mask: Mask) -> NDArray[np.float32]:
@@ -175,38 +176,45 @@ def _distance(mask: Mask) -> NDArray[np.float32]:
 
 def _flood(distance: NDArray[np.float32], neck: float) -> Labels:
     """Parts of the area of positive distance, each around a peak that stands by itself."""
-    parts = np.zeros(distance.shape, np.int32)
-    peak_row = peak_col = np.empty(0, np.int64)
-    level = float(distance.max())
+    height, parts = distance.ravel(), np.zeros(distance.size, np.int32)
+    peaks = np.empty(0, np.int64)
+    level = highest = float(distance.max())
     while True:
         level = level * STEP if level > 1 else 0.0
+        if level > neck * highest:  # nothing stands by itself as yet
+            continue
         inside = distance > level
-        count, piece = label(inside)
+        count, pieces = label(inside)
+        piece = pieces.ravel()
         # A part always reaches down from its peak, so its peak tells which piece it lies in.
-        where = piece[peak_row, peak_col]
+        where = piece[peaks]
         held = np.bincount(where, minlength=count)
         number = np.zeros(count, np.int32)
         number[where] = np.arange(1, len(where) + 1)
         number[held > 1] = 0
-        fresh = inside & (parts == 0)
-        alone = held == 0
-        if alone[1:].any():
-            rows, cols = np.nonzero(fresh & alone[piece])
-            own, height = piece[rows, cols], distance[rows, cols]
-            order = np.lexsort((-height, own))
-            new, first = np.unique(own[order], return_index=True)
-            top = order[first]
-            ripe = level <= neck * height[top]
-            number[new[ripe]] = len(where) + 1 + np.arange(int(ripe.sum()))
-            peak_row = np.concatenate([peak_row, rows[top[ripe]]])
-            peak_col = np.concatenate([peak_col, cols[top[ripe]]])
-        parts[fresh] = number[piece[fresh]]
-        if (held > 1).any():
-            between = fresh & (held > 1)[piece]
-            if between.any():
-                parts = _nearest(parts, between)
+        fresh = np.flatnonzero(inside.ravel() & (parts == 0))
+        own = piece[fresh]
+        tops = _tops(fresh[(held == 0)[own]], piece, height)
+        ripe = tops[level <= neck * height[tops]]
+        number[piece[ripe]] = len(where) + 1 + np.arange(len(ripe))
+        peaks = np.concatenate([peaks, ripe])
+        parts[fresh] = number[own]
+        between = fresh[(held > 1)[own]]
+        if len(between):
+            parts[between] = _nearest(parts.reshape(distance.shape), between)
         if level == 0.0:
-            return parts
+            return parts.reshape(distance.shape)
+
+
+def _tops(
+    pixels: NDArray[np.int64], piece: Labels, height: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """The highest of some pixels in each piece, the first of equals; by number of the piece."""
+    own, high = piece[pixels], height[pixels]
+    highest = np.zeros(int(own.max(initial=0)) + 1, np.float32)
+    np.maximum.at(highest, own, high)
+    top = np.flatnonzero(high == highest[own])
+    return pixels[top[np.unique(own[top], return_index=True)[1]]]
 
 
 def _united(parts: Labels, others: Labels, tissue: Mask) -> Labels:
@@ -229,14 +237,15 @@ def _united(parts: Labels, others: Labels, tissue: Mask) -> Labels:
     return np.asarray(np.array([find(p) for p in range(int(parts.max()) + 1)], np.int32)[parts])
 
 
-def _nearest(labels: Labels, where: Mask) -> Labels:
-    """Fill `where` with the number of the nearest labelled pixel."""
-    _, site = cv2.distanceTransformWithLabels(
+def _nearest(labels: Labels, pixels: NDArray[np.int64]) -> Labels:
+    """The number of the labelled pixel that is nearest to each of `pixels`, as of a flat array."""
+    _, sites = cv2.distanceTransformWithLabels(
         (labels == 0).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
-    number = np.zeros(int(site.max()) + 1, np.int32)
-    number[site[labels > 0]] = labels[labels > 0]
-    return np.where(where, number[site], labels).astype(np.int32)
+    site, known = sites.ravel(), np.flatnonzero(labels)
+    number = np.zeros(len(known) + 1, np.int32)  # each labelled pixel is a site
+    number[site[known]] = labels.ravel()[known]
+    return np.asarray(number[site[pixels]])
 
 
 def _with_lobes(parts: Labels, distance: NDArray[np.float32], tissue: Mask) -> Labels:
@@ -290,15 +299,14 @@ def _with_crumbs(
     np.maximum.at(width, parts.ravel(), distance.ravel())
     hosts = np.where(large[parts], parts, 0).astype(np.int32)
     far = _distance(hosts == 0)
-    near = _nearest(hosts, crumb[parts])
     # The pixel of a crumb that lies nearest to a large section speaks for the whole crumb.
-    rows, cols = np.nonzero(crumb[parts])
-    own, gap = parts[rows, cols], far[rows, cols]
-    order = np.lexsort((near[rows, cols], gap, own))
+    pixels = np.flatnonzero(crumb[parts])
+    own, gap, near = parts.ravel()[pixels], far.ravel()[pixels], _nearest(hosts, pixels)
+    order = np.lexsort((near, gap, own))
     numbers, first = np.unique(own[order], return_index=True)
     host = np.arange(count, dtype=np.int32)
     for number, at in zip(numbers.tolist(), order[first].tolist(), strict=True):
-        section = int(near[rows[at], cols[at]])
+        section = int(near[at])
         if gap[at] <= min(CRUMB_REACH * 2 * float(width[section]), reach_px):
             host[number] = section
     return np.asarray(host[parts])
