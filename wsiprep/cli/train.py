@@ -61,6 +61,7 @@ def align(cfg: TrainAlignConfig) -> None:
     out = stdout()
     if cfg.training.dry_run:
         rehearse_align(cfg.training, _tell_fact)
+        leave_processes()
         return
     with _stoppable(cfg.training.output / STATE), show_steps(stderr()) as on_step:
         done = train_align(cfg.training, on_step, _note)
@@ -95,6 +96,7 @@ def _assistant(cfg: TrainAssistantConfig, kind: Command) -> None:
     out = stdout()
     if cfg.training.dry_run:
         rehearse_assistant(cfg.training, kind, _tell_fact)
+        leave_processes()
         return
     with _stoppable(cfg.training.output / STATE), show_steps(stderr()) as on_step:
         done = train_assistant(cfg.training, kind, on_step, _note)
