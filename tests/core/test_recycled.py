@@ -21,6 +21,7 @@ def test_memory_is_used_again():
     assert (first.shape, first.dtype, first.flags.writeable) == ((4, 8, 8, 3), np.uint8, True)
     assert first.flags.c_contiguous
     where = address(first)
+    assert where % 32 == 8  # see core.tile_memory
     del first
     assert address(memory.allocate((4, 8, 8, 3))) == where
 

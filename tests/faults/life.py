@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import torch  # noqa: F401 - so that forks have it
 
 from wsiprep.core.config import build
@@ -84,6 +85,7 @@ def forked(life: Life, log: Path) -> Ended:
     if process.is_alive():
         process.kill()
         process.join()
+        pytest.fail(f"{life} did not end in 120 s")
     assert process.exitcode is not None
     said, errors = ((log / name).read_text() for name in ("said", "errors"))
     return Ended(process.exitcode, said, errors)

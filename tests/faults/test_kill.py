@@ -148,6 +148,7 @@ def test_no_space_left_ends_the_run_and_loses_nothing(small_slide, tmp_path, und
     expected, _ = undisturbed
     out = tmp_path / "out"
     done = forked(Life(str(small_slide), str(out), writes=5), tmp_path / "log")
+    assert done.returncode == 3, done.errors
     assert "OutputError" in done.errors
     assert "No space left" in done.errors
     resumed(small_slide, out)

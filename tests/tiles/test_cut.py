@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from tests.tiles.made import setup, single_reads, spans, tiled
 from wsiprep.core.errors import SlideReadError
-from wsiprep.core.types import Box, Point
+from wsiprep.core.types import Box, Point, TissueMask
+from wsiprep.grid.build import make_grid
+from wsiprep.grid.config import GridConfig
+from wsiprep.slide import open_slide
 from wsiprep.tiles import make, units
 from wsiprep.tiles.job import Job
 from wsiprep.tiles.make import maker_of
@@ -28,6 +31,30 @@ def test_halving_is_the_mean_of_four():
     block = slide.pixels[256 : 256 + 128, 128 : 128 + 128].astype(float)
     mean = block.reshape(64, 2, 64, 2, 3).mean(axis=(1, 3))
     assert np.abs(patch - mean).max() <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("mpp", [0.5, 1.0])
+@pytest.mark.parametrize("shift0_px", [0, 100])
+def test_decoders_are_given_memory_beside_multiples_of_32(small_slide, monkeypatch, mpp, shift0_px):
+    """See core.tile_memory; in streams and in single reads."""
+    with open_slide(small_slide) as slide:
+        full = np.ones((10, 10), np.bool_)
+        tissue = TissueMask(full, ~full, 100.0, slide.info.size0, "test")
+        grid = make_grid(slide.info, tissue, GridConfig(mpp=mpp, min_tissue=0))
+        grid = replace(grid, origin0_px=grid.origin0_px + shift0_px)
+        begins, decode = [], type(slide).decode_tile
+
+        def told(self, level, tile, data, out):
+            begins.append(out.ctypes.data % 32)
+            decode(self, level, tile, data, out)
+
+        monkeypatch.setattr(type(slide), "decode_tile", told)
+        streamed = list(stream_tiles(slide.reopen, grid, spans(len(grid), 7), workers=1))
+        cut = len(begins)
+        read_patch(slide, Point(*grid.origin0_px[0].tolist()), grid.plan)
+    assert streamed
+    assert 0 < cut < len(begins)
+    assert set(begins) == {8}
 
 
 def test_a_native_patch_is_a_copy():

@@ -18,8 +18,8 @@ def tile_memory(*shape: int) -> NDArray[np.uint8]:
 
     Where a row of pixels begins at a multiple of 32 bytes, libjpeg-turbo writes it past the
     caches (AVX2, non-temporal stores), and who shrinks or cuts the tile next waits for main
-    memory: reading takes up to a quarter longer. Allocators give either, by chance. Where rows are
-    a multiple of 16 bytes (tiles as wide as a multiple of 16 px), none begins so here.
+    memory (figures: docs/adr/0009-tiles-decoded-once.md). Allocators give either, by chance. Where
+    rows are a multiple of 16 bytes (tiles as wide as a multiple of 16 px), none begins so here.
 
     Args:
         shape: (h, w, 3), (tiles, h, w, 3), or bytes alone.

@@ -32,9 +32,9 @@ class EncoderConfig(Settings):
     """Numbers that features are stored as."""
     decode: Literal["cpu", "scaled", "nvimgcodec"] = "cpu"
     """How JPEG tiles are decoded. cpu: exactly. scaled: by the CPU, shrunk inside the decoder where
-    patches are shrunk by 2, 4 or 8; 1.4 to 2 times as fast, pixels off by less than 1 of 255 levels
-    on average and by 45 at worst. nvimgcodec: by the CUDA device that encodes; its pixels differ
-    slightly, how much and how fast it is has not been measured."""
+    patches are shrunk by 2, 4 or 8; 1.3 to 2 times as fast, pixels of tissue off by less than 1 of
+    255 levels on average and by 45 at worst, of thin dark lines by more. nvimgcodec: by the CUDA
+    device that encodes; its pixels differ slightly, how much and how fast has not been measured."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
