@@ -15,7 +15,7 @@ from wsiprep.core.errors import ConfigError
 from wsiprep.synth.thumbnails.draw import draw_scene
 from wsiprep.synth.thumbnails.scene import sample_scene
 from wsiprep.synth.thumbnails.stains import STAINS, Stain
-from wsiprep.tissue.network import load_network
+from wsiprep.tissue.network import read_network
 from wsiprep.train.tissue import train_tissue
 from wsiprep.train.tissue.data import Thumbnails
 from wsiprep.train.tissue.framing import Pieces
@@ -67,7 +67,7 @@ def test_they_go_to_other_processes(tmp_path):
 def test_they_are_recorded_and_resumed_by_what_they_say(tmp_path):
     path, out = written(tmp_path, cyan=CYAN), tmp_path / "out"
     done = train_tissue(config(out, stains=path))
-    facts = load_network(done.network)[1]
+    facts = read_network(done.network)[1]
     assert facts["stains"]["cyan"]["nuclear"] == CYAN["nuclear"]
     assert facts["settings"]["stains"] == "stains.yaml"
     moved = path.rename(tmp_path / "other.yaml")
@@ -83,7 +83,7 @@ def test_they_change_what_is_trained_on_and_may_be_left_out(tmp_path):
     without = train_tissue(config(tmp_path / "a"))
     drawn = train_tissue(config(tmp_path / "b", stains=path))
     left_out = train_tissue(config(tmp_path / "c", stains=path, leave_out=("cyan", "silver")))
-    weights = [load_network(done.network)[0].state_dict() for done in (without, drawn, left_out)]
+    weights = [read_network(done.network)[0].state_dict() for done in (without, drawn, left_out)]
     name = next(iter(weights[0]))
     assert not torch.equal(weights[0][name], weights[1][name])
     assert torch.equal(weights[0][name], weights[2][name])

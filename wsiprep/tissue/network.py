@@ -2,8 +2,10 @@
 
 A U-Net (Ronneberger et al. 2015) made for one core: the picture is halved at once and all but the
 last convolution work at a quarter of the side or less; residual blocks (He et al. 2016) at the
-coarse levels see some 3 mm of glass at 8 µm/px. Skips are added, not concatenated. The questions
-are `CLASSES`; answers are independent of each other, since tissue may lie under ink.
+coarse levels see some 3 mm of glass at 8 µm/px. Skips are added, not concatenated. It learns in
+floats, with weights that are whole numbers of steps, and infers in whole numbers
+(`tissue/integers.py`). The questions are `CLASSES`; answers are independent of each other, since
+tissue may lie under ink.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from wsiprep.tissue.integers import STEPS, Conv8, added, doubled, rounded
 
 __all__ = [
     "CLASSES",
@@ -38,6 +42,21 @@ NEAR_LEVELS: Final = 3
 """Of `near`: they are fine, and take most of the time and memory."""
 NEAR_PX: Final = 32
 """Further than this from a place, what `near` and `fine` make of it does not depend on."""
+ZERO: Final = 225
+"""Of the pixels: about glass."""
+SPREAD: Final = 40.0
+DEVIATIONS: Final = 8.0
+"""From the mean to the largest activation that whole numbers tell from larger ones."""
+PIXELS: Final = -1
+"""The level of what is put in."""
+
+
+class _Rounded(nn.Conv2d):
+    """A convolution with the weights that it will have in whole numbers, which it learns with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self._conv_forward(x, rounded(self.weight), self.bias)
+        return made
 
 
 class _Conv(nn.Module):
@@ -45,18 +64,21 @@ class _Conv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> None:
         super().__init__()
-        self.conv: nn.Conv2d = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
-        self.norm: nn.Module = nn.BatchNorm2d(outputs)
+        self.conv: nn.Conv2d = _Rounded(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        self.norm: nn.BatchNorm2d = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         made: Tensor = functional.relu(self.norm(self.conv(x)), inplace=True)
         return made
 
-    def fuse(self) -> None:
-        """Put the normalisation into the convolution; for inference."""
-        if isinstance(self.norm, nn.BatchNorm2d):
-            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
-            self.norm = nn.Identity()
+    def top(self) -> float:
+        """Above what it seldom answers, by `DEVIATIONS` of its normalisation."""
+        spread = self.norm.bias + DEVIATIONS * self.norm.weight.abs()
+        return float(spread.detach().max())
+
+    def in_integers(self, unit: float, unit_out: float, *, zero: int = 0) -> Conv8:
+        """The same in whole numbers, as of `Conv8`; for inference."""
+        return Conv8(fuse_conv_bn_eval(self.conv, self.norm), unit, unit_out, zero=zero)
 
 
 class _Residual(nn.Module):
@@ -68,7 +90,7 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         more: Tensor = self.second(self.first(x))
-        return x + more
+        return _sum(more, x)
 
 
 class TissueNet(nn.Module):
@@ -93,7 +115,8 @@ class TissueNet(nn.Module):
         pairs = list(zip(widths[1:], widths[:-1], strict=True))
         self.narrow = nn.ModuleList(_Conv(wide, slim, kernel=1) for wide, slim in pairs)
         self.mix = nn.ModuleList(_Conv(slim, slim) for _, slim in pairs)
-        self.head = nn.Conv2d(widths[0], len(CLASSES), 1)
+        self.head: nn.Module = _Rounded(widths[0], len(CLASSES), 1)
+        self._integers = False
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits.
@@ -116,8 +139,7 @@ class TissueNet(nn.Module):
         Returns:
             (B, width, H / 2, W / 2), (B, width, H / 4, W / 4), (B, width, H / 8, W / 8).
         """
-        # In place where it can be: fresh memory costs about as much as what is done in it.
-        x = torch.sub(pixels.to(self.head.weight.dtype), 225.0).div_(40.0)
+        x = pixels if self._integers else (pixels.float() - ZERO) / SPREAD
         seen: list[Tensor] = []
         for layer in self.down[:NEAR_LEVELS]:
             x = layer(x)
@@ -139,17 +161,54 @@ class TissueNet(nn.Module):
     def _up(self, x: Tensor, seen: list[Tensor], first: int) -> Tensor:
         """Up to the finest of the levels `seen`, of which `first` is the number."""
         for level, skip in reversed(list(enumerate(seen, first))):
-            x = functional.interpolate(self.narrow[level](x), scale_factor=2.0, mode="nearest")
-            x = self.mix[level](x.add_(skip))
+            x = self.mix[level](_sum(_doubled(self.narrow[level](x)), skip))
         return x
 
-    def fuse(self) -> TissueNet:
-        """Put all normalisations into their convolutions; the network then only infers."""
+    def to_integers(self) -> TissueNet:
+        """Compute in whole numbers from now on (`tissue/integers.py`); the network only infers.
+
+        Activations of a level share one scale, so that they can be added as they are. It comes of
+        the normalisations instead of pictures: behind one, a channel has its mean and deviation
+        (Nagel et al. 2019, "Data-free quantization through weight equalization and bias
+        correction", arXiv 1906.04721, section 4.2.1).
+        """
         self.eval()
-        for module in self.modules():
-            if isinstance(module, _Conv):
-                module.fuse()
+        convs = {name: one for name, one in self.named_modules() if isinstance(one, _Conv)}
+        units = {PIXELS: 1 / SPREAD}
+        for level in range(len(self.widths)):
+            tops = [conv.top() for name, conv in convs.items() if _levels(name)[1] == level]
+            units[level] = max(tops) / STEPS
+        for name, conv in convs.items():
+            before, level = _levels(name)
+            zero = ZERO if before == PIXELS else 0
+            parent, _, child = name.rpartition(".")
+            made = conv.in_integers(units[before], units[level], zero=zero)
+            setattr(self.get_submodule(parent), child, made)
+        assert isinstance(self.head, _Rounded)  # noqa: S101 - made above, and put here once
+        self.head = Conv8(self.head, units[0], None)
+        self._integers = True
         return self
+
+
+def _levels(name: str) -> tuple[int, int]:
+    """Of what a convolution takes and of what it gives, by its name in the network."""
+    kind, level, *inner = name.split(".")
+    given = int(level)
+    if kind == "down" and inner == ["0"]:
+        return given - 1, given
+    return given + (kind == "narrow"), given
+
+
+def _sum(x: Tensor, y: Tensor) -> Tensor:
+    """Of two tensors of a level; of whole numbers in the first."""
+    return added(x, y) if x.dtype == torch.uint8 else x + y
+
+
+def _doubled(x: Tensor) -> Tensor:
+    """At twice the side."""
+    if x.dtype == torch.uint8:
+        return doubled(x)
+    return functional.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def network_bytes(network: TissueNet, facts: Mapping[str, Any]) -> bytes:
@@ -166,7 +225,7 @@ def network_bytes(network: TissueNet, facts: Mapping[str, Any]) -> bytes:
 def load_network(path: Path) -> tuple[TissueNet, dict[str, Any]]:
     """`read_network`, ready to infer."""
     network, words = read_network(path)
-    return network.fuse(), words
+    return network.to_integers(), words
 
 
 def read_network(path: Path) -> tuple[TissueNet, dict[str, Any]]:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["VERSION", "Config", "NetSegmenter", "create"]
 
-VERSION = 3
+VERSION = 4
 """Raised whenever the same thumbnail would give another mask."""
 
 FINEST_MPP: Final = 6.0
@@ -48,10 +48,10 @@ FINEST_MPP: Final = 6.0
 COARSEST_MPP: Final = 32.0
 """Coarser ones are told of in a note."""
 TILE_PX: Final = 1440
-"""Largest side of a tile: its widest layer stays below 32 MiB, from where the C library asks the
-system for every block anew, which costs more than the arithmetic."""
+"""Largest side of a tile: layers stay far below 32 MiB, from where the C library asks the system
+for every block anew."""
 FAR_TILE_PX: Final = 3584
-"""The same for the coarse levels, of which most slides need one: some 250 MiB are held of it."""
+"""The same for the coarse levels, of which most slides need one."""
 MARGIN_PX: Final = 192
 """What the coarse levels see around a place, as far as it matters."""
 
@@ -123,10 +123,8 @@ class NetSegmenter:
     """A network asked four questions; see the module."""
 
     def __init__(self, cfg: Config, network: TissueNet) -> None:
-        import torch
-
         self.cfg = cfg
-        self._network = network.to(memory_format=torch.channels_last)
+        self._network = network
 
     def segment(self, thumbnail: NDArray[np.uint8], mpp: float) -> Segmentation:
         """Find tissue, pen, edges and folds.
@@ -202,8 +200,7 @@ def _answers(
     """Logits of a picture, part by part, each pixel once: where they lie, float32 (h, w, 4).
 
     Coarse levels see far and are small: they work on large tiles. Fine ones see what is near and
-    take much memory: they work on small tiles of these, and what is needed of them again is kept
-    in half precision.
+    take much memory: they work on small tiles of these, and what is needed of them again is kept.
 
     Args:
         network: The network.
@@ -218,16 +215,16 @@ def _answers(
         pixels = torch.from_numpy(picture[large.read]).permute(2, 0, 1)[None]
         h, w = pixels.shape[2:]
         size = (1, network.widths[NEAR_LEVELS - 1], h // scale, w // scale)
-        coarse = torch.empty(size, memory_format=torch.channels_last)
+        coarse = torch.empty(size, dtype=torch.uint8, memory_format=torch.channels_last)
         tiles = _tiles((h, w), TILE_PX, NEAR_PX)
         kept: list[list[Tensor]] = []
         for tile in tiles:
             *fine, seen = network.near(pixels[_at(tile.read)])
             coarse[_at(tile.own, scale)] = seen[_at(tile.kept, scale)]
-            kept.append([x.half() for x in fine])
+            kept.append(fine)
         far = network.far(coarse)
         for tile in tiles:
-            fine = [x.float() for x in kept.pop(0)]
+            fine = kept.pop(0)
             own = _common(tile.own, large.kept)
             if own is not None:
                 found = _doubled(network.fine(fine, far[_at(tile.read, scale)]))
