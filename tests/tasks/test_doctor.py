@@ -33,3 +33,13 @@ def test_the_libraries_of_language_are_looked_for(monkeypatch: pytest.MonkeyPatc
     assert missing.status == "warn"  # works without, but for what it says
     assert "it is for LoRA, which pathflip" in missing.detail
     assert "pip install 'wsiprep[language]'" in missing.remedy
+
+
+@pytest.mark.parametrize(("there", "says"), [(True, "whole numbers"), (False, "floats")])
+def test_how_the_tissue_network_computes(
+    monkeypatch: pytest.MonkeyPatch, there: bool, says: str
+) -> None:
+    monkeypatch.setattr("wsiprep.tissue.integers.has_kernel", lambda: there)
+    check = looked._tissue_network()
+    assert check.status == "ok"
+    assert says in check.detail

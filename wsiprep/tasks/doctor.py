@@ -78,6 +78,7 @@ def doctor(output: Path | None = None) -> list[Check]:
     checks += list(_plugins())
     checks.append(_guard("devices", _devices))
     checks.append(_cores())
+    checks.append(_guard("tissue network", _tissue_network))
     checks.append(_guard("embedded encoder", _lite0))
     checks.append(_hub())
     checks.append(_disk(output or Path.cwd()))
@@ -103,6 +104,16 @@ def _library(name: str, module: str, use: str = "") -> Check:
             return Check(name, "fail", str(err), f"pip install '{name}'")
         remedy = "pip install 'wsiprep[language]', or '.[language]' in a copy of the source"
         return Check(name, "warn", f"{err}; it is for {use}", remedy)
+
+
+def _tissue_network() -> Check:
+    from wsiprep.tissue.integers import has_kernel
+    from wsiprep.tissue.network import load_network
+    from wsiprep.tissue.segmenters.net import Config
+
+    load_network(Config().network_file())
+    how = "whole numbers" if has_kernel() else "floats: the same masks in several times the time"
+    return Check("tissue network", "ok", f"computes in {how}")
 
 
 def _plugins() -> Iterator[Check]:
