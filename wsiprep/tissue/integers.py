@@ -4,8 +4,8 @@ Weights have 7 bits, activations 8, sums 32; only the last answers are floats ag
 et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only
 inference", arXiv 1712.05877, applied to a network that is trained already. Deviations: activations
 have no zero point, as they follow a ReLU; weights span -63 to 63, since processors without VNNI
-add two products in 16 bits.) Whatever computes them, sums of whole numbers are the same; where a
-result lies half way between two of 256 steps, processors may round it differently.
+add two products in 16 bits.) Sums of whole numbers are the same whatever computes them, and where
+units are powers of two, so are results: no order of scaling rounds otherwise than another.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ class Conv8(nn.Module):
         """
         weight = self._steps.float().contiguous(memory_format=torch.channels_last)
         sums = torch.conv2d(x.float() - self._zero, weight, None, self._stride, self._padding)
-        unit_out = self._unit_out or 1.0
-        sums.mul_((self._unit / unit_out * self._worth).view(1, -1, 1, 1))
-        sums.add_((self._bias / unit_out).view(1, -1, 1, 1))
-        return sums if self._unit_out is None else sums.round_().clamp_(0, STEPS).to(torch.uint8)
+        sums.mul_((self._unit * self._worth).view(1, -1, 1, 1)).add_(self._bias.view(1, -1, 1, 1))
+        if self._unit_out is None:
+            return sums
+        return sums.mul_(1 / self._unit_out).round_().clamp_(0, STEPS).to(torch.uint8)
 
     def _pack(self) -> Tensor:
         """The weights as `_in_integers` takes them."""

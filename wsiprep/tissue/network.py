@@ -11,6 +11,7 @@ tissue may lie under ink.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +46,7 @@ NEAR_PX: Final = 32
 ZERO: Final = 225
 """Of the pixels: about glass."""
 SPREAD: Final = 40.0
+"""Of the pixels: to about what layers are used to."""
 DEVIATIONS: Final = 8.0
 """From the mean to the largest activation that whole numbers tell from larger ones."""
 PIXELS: Final = -1
@@ -167,17 +169,20 @@ class TissueNet(nn.Module):
     def to_integers(self) -> TissueNet:
         """Compute in whole numbers from now on (`tissue/integers.py`); the network only infers.
 
-        Activations of a level share one scale, so that they can be added as they are. It comes of
-        the normalisations instead of pictures: behind one, a channel has its mean and deviation
-        (Nagel et al. 2019, "Data-free quantization through weight equalization and bias
-        correction", arXiv 1906.04721, section 4.2.1).
+        Activations of a level share one unit, so that they can be added as they are: a power of
+        two, so that all processors answer the same to the bit. It comes of the normalisations
+        instead of pictures: behind one, a channel has its mean and deviation (Nagel et al. 2019,
+        "Data-free quantization through weight equalization and bias correction", arXiv
+        1906.04721, section 4.2.1).
         """
         self.eval()
         convs = {name: one for name, one in self.named_modules() if isinstance(one, _Conv)}
-        units = {PIXELS: 1 / SPREAD}
+        with torch.no_grad():  # what `near` does with pixels that are floats
+            convs["down.0.0"].conv.weight /= SPREAD
+        units = {PIXELS: 1.0}
         for level in range(len(self.widths)):
             tops = [conv.top() for name, conv in convs.items() if _levels(name)[1] == level]
-            units[level] = max(tops) / STEPS
+            units[level] = 2.0 ** math.ceil(math.log2(max(tops) / STEPS))
         for name, conv in convs.items():
             before, level = _levels(name)
             zero = ZERO if before == PIXELS else 0
