@@ -112,7 +112,7 @@ def _tissue_network() -> Check:
     from wsiprep.tissue.segmenters.net import Config
 
     load_network(Config().network_file())
-    how = "whole numbers" if has_kernel() else "floats: the same masks in several times the time"
+    how = "whole numbers" if has_kernel() else "floats: the same masks, in more time"
     return Check("tissue network", "ok", f"computes in {how}")
 
 
