@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from wsiprep.tasks import doctor as looked
 from wsiprep.tasks.doctor import OPTIONAL, Check, doctor
+from wsiprep.tissue.segmenters import net
 
 
 def checks(name: str) -> Check:
@@ -39,7 +41,19 @@ def test_the_libraries_of_language_are_looked_for(monkeypatch: pytest.MonkeyPatc
 def test_how_the_tissue_network_computes(
     monkeypatch: pytest.MonkeyPatch, there: bool, says: str
 ) -> None:
+    net.create(net.Config())  # read before, as it can be
     monkeypatch.setattr("wsiprep.tissue.integers.has_kernel", lambda: there)
     check = looked._tissue_network()
     assert check.status == "ok"
     assert says in check.detail
+
+
+def test_a_tissue_network_that_cannot_be_read_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(b"nonsense")
+    monkeypatch.setattr(net.Config, "network_file", lambda self: path)
+    check = looked._guard("tissue network", looked._tissue_network)
+    assert check.status == "fail"
+    assert "safetensors" in check.detail

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,14 @@ from wsiprep.synth.thumbnails.scene import sample_scene
 from wsiprep.synth.thumbnails.stains import STAINS
 from wsiprep.tissue import integers
 from wsiprep.tissue.integers import Conv8, added, doubled, has_kernel, rounded
-from wsiprep.tissue.network import MULTIPLE, TissueNet, load_network, read_network
+from wsiprep.tissue.network import (
+    CLASSES,
+    MULTIPLE,
+    TissueNet,
+    load_network,
+    network_bytes,
+    read_network,
+)
 from wsiprep.tissue.segmenters import net
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -108,9 +117,17 @@ def test_the_largest_sums_do_not_wrap():
     """As they would where two products were added in 16 bits, with weights of 8."""
     conv = nn.Conv2d(64, 8, 3, padding=1, bias=False)
     nn.init.constant_(conv.weight, 1.0)
-    x = torch.full((1, 64, 6, 6), 255, dtype=torch.uint8)
-    made = Conv8(conv, 1 / 255, None)(x)
+    x = torch.full((1, 64, 6, 20), 255, dtype=torch.uint8)
+    eight = Conv8(conv, 1 / 255, None)
+    made = eight._in_integers(x, eight._packed)
     assert made[0, 0, 3, 3] == pytest.approx(64 * 9, rel=1e-5)
+    assert torch.equal(made, eight(x))
+
+
+def test_there_is_a_kernel_where_torch_is_known_to_have_one():
+    if platform.machine() != "x86_64" or not torch.backends.mkldnn.is_available():
+        pytest.skip("not known of this processor")
+    assert has_kernel()
 
 
 def raising(*_):
@@ -119,7 +136,12 @@ def raising(*_):
 
 @pytest.mark.parametrize(
     "other",
-    [raising, lambda self, x, packed: self._in_floats(x) // 2, lambda self, x, packed: x],
+    [
+        raising,
+        lambda self, x, packed: self._in_floats(x) // 2,
+        lambda self, x, packed: self._in_floats(x) + (x.shape[1] == 192),  # of one kind alone
+        lambda self, x, packed: x,
+    ],
 )
 def test_a_kernel_that_is_missing_or_wrong_is_not_used(monkeypatch, other):
     monkeypatch.setattr(Conv8, "_in_integers", other)
@@ -143,11 +165,20 @@ def test_rounded_weights_are_the_steps_and_learn_as_weights_do():
     torch.testing.assert_close(rounded(made.detach()), made.detach())
 
 
-def test_weights_that_are_all_nothing_stay_nothing():
+@pytest.mark.parametrize("native", [False, True])
+def test_weights_that_are_all_nothing_stay_nothing(native):
     conv = nn.Conv2d(3, 2, 3, padding=1, bias=False)
     nn.init.zeros_(conv.weight)
     assert not rounded(conv.weight).any()
-    assert not Conv8(conv, 1.0, 1.0)(drawn(0, (1, 3, 5, 5))).any()
+    assert not Conv8(conv, 1.0, 1.0, native=native)(drawn(0, (1, 3, 5, 20))).any()
+
+
+def test_in_floats_it_is_exact_within_autocast_too():
+    conv = Conv8(convolution(0, 16, 8), 1.0, None, native=False)
+    x = drawn(0, (1, 16, 9, 9))
+    wanted = conv(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(conv(x), wanted)
 
 
 # -- sums and enlargement ---------------------------------------------------------------------
@@ -188,9 +219,9 @@ def test_the_shipped_network_answers_in_integers_as_in_floats():
     whole = answers(load_network(path)[0], pictures)
     either = ((floats > 0) | (whole > 0)).sum((0, 2, 3))
     both = ((floats > 0) & (whole > 0)).sum((0, 2, 3))
-    share = dict(zip(("tissue", "pen"), (both / either).tolist(), strict=False))
-    assert share["tissue"] > 0.98
-    assert share["pen"] > 0.98
+    share = both / either
+    assert share[CLASSES.index("tissue")] > 0.98
+    assert share[CLASSES.index("pen")] > 0.98
 
 
 @needs_kernel
@@ -217,3 +248,23 @@ def test_an_untrained_network_goes_into_integers_too():
     assert got.shape == wanted.shape == (2, 4, MULTIPLE, MULTIPLE // 2)
     assert got.dtype == torch.float32
     assert (got - wanted).abs().mean() < 0.1 * wanted.std() + 0.05
+
+
+def test_a_network_without_activations_goes_into_integers_and_one_without_sense_does_not():
+    network = TissueNet((4, 4, 8, 8, 8))
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.zeros_(module.weight)
+    x = drawn(0, (1, 3, MULTIPLE, MULTIPLE))
+    assert torch.equal(answers(network.to_integers(), [x]), answers(network, [x]))
+    broken = TissueNet((4, 4, 8, 8, 8))
+    nn.init.constant_(broken.mix[0].norm.bias, float("inf"))
+    with pytest.raises(ValueError, match="level 0 are not finite"):
+        broken.to_integers()
+
+
+def test_in_integers_it_has_no_weights_to_save_or_to_change():
+    network = TissueNet((4, 4, 8, 8, 8)).to_integers()
+    for use in (network.to_integers, lambda: network_bytes(network, {})):
+        with pytest.raises(ValueError, match="computes in whole numbers"):
+            use()

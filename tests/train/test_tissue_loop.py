@@ -219,13 +219,14 @@ def test_a_table_that_has_changed_is_not_gone_on_with(tmp_path):
         train_tissue(config(out, **own, resume=True))
 
 
-def test_checkpoints_that_do_not_say_what_files_held_are_refused(tmp_path):
+@pytest.mark.parametrize("before", [{}, {"learning": 1}])
+def test_checkpoints_of_what_learnt_otherwise_are_refused(tmp_path, before):
     cfg = config(tmp_path)
     train_tissue(cfg)
     state = torch.load(cfg.state_file, weights_only=True)
-    del state["inputs"]
-    torch.save(state, cfg.state_file)
-    with pytest.raises(ConfigError, match="earlier wsiprep"):
+    del state["learning"]
+    torch.save({**state, **before}, cfg.state_file)
+    with pytest.raises(ConfigError, match="another version of wsiprep"):
         train_tissue(config(tmp_path, resume=True))
 
 

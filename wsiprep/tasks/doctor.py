@@ -108,10 +108,9 @@ def _library(name: str, module: str, use: str = "") -> Check:
 
 def _tissue_network() -> Check:
     from wsiprep.tissue.integers import has_kernel
-    from wsiprep.tissue.network import load_network
-    from wsiprep.tissue.segmenters.net import Config
+    from wsiprep.tissue.segmenters import net
 
-    load_network(Config().network_file())
+    net.create(net.Config())
     how = "whole numbers" if has_kernel() else "floats: the same masks, in more time"
     return Check("tissue network", "ok", f"computes in {how}")
 

@@ -3,13 +3,16 @@
 Weights have 7 bits, activations 8, sums 32; only the last answers are floats again. (Source: Jacob
 et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only
 inference", arXiv 1712.05877, applied to a network that is trained already. Deviations: activations
-have no zero point, as they follow a ReLU; weights span -63 to 63, since processors without VNNI
-add two products in 16 bits.) Sums of whole numbers are the same whatever computes them, and where
-units are powers of two, so are results: no order of scaling rounds otherwise than another.
+have no zero point, as they follow a ReLU, but the pixels have; weights span -63 to 63, since
+processors without VNNI add two products in 16 bits.) Sums of whole numbers are the same whatever
+computes them. So are results where units are powers of two: the orders in which oneDNN scales them
+on different processors then round alike.
 """
 
 from __future__ import annotations
 
+import math
+import platform
 from functools import lru_cache
 from typing import Final
 
@@ -22,9 +25,9 @@ from torch import Tensor, nn
 __all__ = ["STEPS", "Conv8", "added", "doubled", "has_kernel", "rounded"]
 
 STEPS: Final = 255
-"""Of an activation, above none."""
+"""Steps that an activation may be worth, from 0."""
 WEIGHT_STEPS: Final = 63
-"""Of a weight, to either side."""
+"""Steps that a weight may be worth, to either side of 0."""
 NARROWEST_PX: Final = 8
 """What is narrower is computed in floats: with AMX and a stride of two, inputs of one or two
 columns get wrong answers (torch 2.15)."""
@@ -33,13 +36,16 @@ columns get wrong answers (torch 2.15)."""
 class Conv8(nn.Module):
     """A convolution (and ReLU) of uint8 that gives uint8, or float32.
 
+    It is made once more where it is needed: what torch packs can be neither saved nor copied.
+
     Args:
         conv: What it computes, normalisation put into it; it pads by half its kernel.
         unit: What one step of the input is worth.
         unit_out: What one step of the output is worth, which is clipped to 0 to `STEPS`; None for
             the values themselves, float32, without ReLU.
         zero: Step of the input that is worth nothing; borders are padded with it.
-        native: Compute in whole numbers where torch can; otherwise the same in floats.
+        native: Compute in whole numbers where torch can, but for the narrowest input; otherwise
+            the same in floats.
     """
 
     def __init__(
@@ -60,7 +66,10 @@ class Conv8(nn.Module):
         self._packed = self._pack() if native and has_kernel() else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """uint8 (B, inputs, H, W) to uint8 or float32 (B, outputs, H / stride, W / stride)."""
+        """uint8 (B, inputs, H, W) to uint8 or float32 (B, outputs, H / stride, W / stride).
+
+        Sides are rounded up. Other input raises a RuntimeError or gives nothing of meaning.
+        """
         if self._packed is None or x.shape[3] < NARROWEST_PX:
             return self._in_floats(x)
         return self._in_integers(x, self._packed)
@@ -69,10 +78,14 @@ class Conv8(nn.Module):
         """As `_in_integers`; exact while sums stay below 2**24.
 
         Of the 1,728 products of a 3 x 3 kernel on 192 channels, more than half would have to be
-        the largest there are.
+        the largest there are; with more channels, a smaller share.
         """
         weight = self._steps.float().contiguous(memory_format=torch.channels_last)
-        sums = torch.conv2d(x.float() - self._zero, weight, None, self._stride, self._padding)
+        values = x.float()
+        if self._zero:
+            values.sub_(self._zero)
+        with torch.autocast("cpu", enabled=False):
+            sums = torch.conv2d(values, weight, None, self._stride, self._padding)
         sums.mul_((self._unit * self._worth).view(1, -1, 1, 1)).add_(self._bias.view(1, -1, 1, 1))
         if self._unit_out is None:
             return sums
@@ -106,27 +119,41 @@ class Conv8(nn.Module):
         return [self._stride] * 2, [self._padding] * 2, [1, 1], 1
 
 
+_TRIALS: Final = (
+    (3, 16, 3, 2, 225, False),
+    (64, 16, 3, 1, 0, False),
+    (192, 64, 1, 1, 0, False),
+    (16, 4, 1, 1, 0, True),
+)
+"""Inputs, outputs, side of the kernel, stride, zero, and whether it gives floats."""
+
+
 @lru_cache(maxsize=1)
 def has_kernel() -> bool:
     """Whether torch has a convolution of uint8 here that computes what it should.
 
-    It is no public function of torch, and not there for all processors; a trial tells.
+    It is no public function of torch: trials tell. Other processors than x86-64 were not tried.
     """
-    with torch.inference_mode():
-        conv = nn.Conv2d(16, 8, 3, 2, 1, bias=False)
-        conv.weight.fill_(0.5)  # the largest sums, which 16 bits would not hold
-        conv.weight[4:] = torch.arange(4 * 16 * 9).view(4, 16, 3, 3) % 11 - 5.0
-        x = (torch.arange(16 * 9 * 11) % 13 * 21 + 3).to(torch.uint8).view(1, 16, 9, 11)
-        x = x.contiguous(memory_format=torch.channels_last)
-        trial = Conv8(conv, 0.03, 2.0, zero=7, native=False)
-        try:
-            found = trial._in_integers(x, trial._pack())
-        except (AttributeError, RuntimeError, TypeError):  # there is none, or of other arguments
-            return False
-        wanted = trial._in_floats(x)
-        if (found.dtype, found.shape) != (wanted.dtype, wanted.shape):
-            return False
-        return bool((found.int() - wanted.int()).abs().max() <= 1)
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        with torch.inference_mode():
+            return all(_is_right(*trial) for trial in _TRIALS)
+    except (AttributeError, RuntimeError, TypeError):  # there is none, or of other arguments
+        return False
+
+
+def _is_right(inputs: int, outputs: int, kernel: int, stride: int, zero: int, floats: bool) -> bool:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
+    count = conv.weight.numel()
+    conv.weight.copy_((torch.arange(count) % 11 - 5.0).view_as(conv.weight))
+    conv.weight[::2] = 5.0  # the largest sums, which 16 bits would not hold
+    x = (torch.arange(inputs * 143) % 13 * 21 + 3).to(torch.uint8).view(1, inputs, 11, 13)
+    x = x.contiguous(memory_format=torch.channels_last)
+    unit = 2.0 ** -math.ceil(math.log2(inputs * kernel**2))
+    trial = Conv8(conv, unit, None if floats else 4.0, zero=zero, native=False)
+    found, wanted = trial._in_integers(x, trial._pack()), trial._in_floats(x)
+    return found.dtype == wanted.dtype and torch.equal(found, wanted)
 
 
 def rounded(weight: Tensor) -> Tensor:

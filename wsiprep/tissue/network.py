@@ -47,6 +47,8 @@ ZERO: Final = 225
 """Of the pixels: about glass."""
 SPREAD: Final = 40.0
 """Of the pixels: to about what layers are used to."""
+LEAST_TOP: Final = 1e-3
+"""Of activations of a level that are all nothing."""
 DEVIATIONS: Final = 8.0
 """From the mean to the largest activation that whole numbers tell from larger ones."""
 PIXELS: Final = -1
@@ -54,7 +56,10 @@ PIXELS: Final = -1
 
 
 class _Rounded(nn.Conv2d):
-    """A convolution with the weights that it will have in whole numbers, which it learns with."""
+    """A convolution with the weights that it will have in whole numbers, which it learns with.
+
+    Where it learns in bfloat16, that rounds them again.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         made: Tensor = self._conv_forward(x, rounded(self.weight), self.bias)
@@ -124,7 +129,8 @@ class TissueNet(nn.Module):
         """Logits.
 
         Args:
-            pixels: uint8 or float (B, 3, H, W) RGB of 0 to 255, H and W multiples of `MULTIPLE`.
+            pixels: uint8 or float (B, 3, H, W) RGB of 0 to 255, H and W multiples of `MULTIPLE`;
+                uint8 after `to_integers`.
 
         Returns:
             (B, 4, H / 2, W / 2); pixel (r, c) covers those at (2 r, 2 c) to (2 r + 1, 2 c + 1).
@@ -139,9 +145,12 @@ class TissueNet(nn.Module):
             pixels: As of `forward`.
 
         Returns:
-            (B, width, H / 2, W / 2), (B, width, H / 4, W / 4), (B, width, H / 8, W / 8).
+            (B, width, H / 2, W / 2), (B, width, H / 4, W / 4), (B, width, H / 8, W / 8); uint8
+            after `to_integers`.
         """
-        x = pixels if self._integers else (pixels.float() - ZERO) / SPREAD
+        x = pixels
+        if not self._integers:
+            x = (pixels.to(next(self.parameters()).dtype) - ZERO) / SPREAD
         seen: list[Tensor] = []
         for layer in self.down[:NEAR_LEVELS]:
             x = layer(x)
@@ -167,14 +176,20 @@ class TissueNet(nn.Module):
         return x
 
     def to_integers(self) -> TissueNet:
-        """Compute in whole numbers from now on (`tissue/integers.py`); the network only infers.
+        """Compute in whole numbers from now on (`tissue/integers.py`).
+
+        The network then only infers, on the processor, and can be neither saved nor copied.
 
         Activations of a level share one unit, so that they can be added as they are: a power of
         two, so that all processors answer the same to the bit. It comes of the normalisations
         instead of pictures: behind one, a channel has its mean and deviation (Nagel et al. 2019,
         "Data-free quantization through weight equalization and bias correction", arXiv
         1906.04721, section 4.2.1).
+
+        Raises:
+            ValueError: its normalisations are not finite, or it computes so already.
         """
+        self._refuse_integers()
         self.eval()
         convs = {name: one for name, one in self.named_modules() if isinstance(one, _Conv)}
         with torch.no_grad():  # what `near` does with pixels that are floats
@@ -182,7 +197,9 @@ class TissueNet(nn.Module):
         units = {PIXELS: 1.0}
         for level in range(len(self.widths)):
             tops = [conv.top() for name, conv in convs.items() if _levels(name)[1] == level]
-            units[level] = 2.0 ** math.ceil(math.log2(max(tops) / STEPS))
+            if not math.isfinite(max(tops)):
+                raise ValueError(f"its activations at level {level} are not finite")
+            units[level] = 2.0 ** math.ceil(math.log2(max(*tops, LEAST_TOP) / STEPS))
         for name, conv in convs.items():
             before, level = _levels(name)
             zero = ZERO if before == PIXELS else 0
@@ -193,6 +210,10 @@ class TissueNet(nn.Module):
         self.head = Conv8(self.head, units[0], None)
         self._integers = True
         return self
+
+    def _refuse_integers(self) -> None:
+        if self._integers:
+            raise ValueError("it computes in whole numbers, and has its weights no more")
 
 
 def _levels(name: str) -> tuple[int, int]:
@@ -217,9 +238,14 @@ def _doubled(x: Tensor) -> Tensor:
 
 
 def network_bytes(network: TissueNet, facts: Mapping[str, Any]) -> bytes:
-    """Weights, half precision, and words on how they were made, as a safetensors file."""
+    """Weights, half precision, and words on how they were made, as a safetensors file.
+
+    Raises:
+        ValueError: the network computes in whole numbers.
+    """
     from safetensors.torch import save
 
+    network._refuse_integers()
     state = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
     tensors = {k: v.contiguous() for k, v in state.items() if not k.endswith("num_batches_tracked")}
     words = {"widths": list(network.widths), "classes": list(CLASSES), **facts}
@@ -228,7 +254,7 @@ def network_bytes(network: TissueNet, facts: Mapping[str, Any]) -> bytes:
 
 
 def load_network(path: Path) -> tuple[TissueNet, dict[str, Any]]:
-    """`read_network`, ready to infer."""
+    """`read_network`, ready to infer: `TissueNet.to_integers`."""
     network, words = read_network(path)
     return network.to_integers(), words
 

@@ -48,8 +48,8 @@ FINEST_MPP: Final = 6.0
 COARSEST_MPP: Final = 32.0
 """Coarser ones are told of in a note."""
 TILE_PX: Final = 1440
-"""Largest side of a tile: layers stay far below 32 MiB, from where the C library asks the system
-for every block anew."""
+"""Largest side of a tile: layers stay below 32 MiB, from where the C library asks the system for
+every block anew; in whole numbers far below."""
 FAR_TILE_PX: Final = 3584
 """The same for the coarse levels, of which most slides need one."""
 MARGIN_PX: Final = 192

@@ -21,6 +21,8 @@ __all__ = ["Rows", "State", "what_decides"]
 
 AVERAGE_DECAY = 0.998
 """Of the moving average of weights, which is what is validated and kept."""
+LEARNING = 2
+"""Raised whenever the same settings and files would give another network."""
 LOG = "training.csv"
 Rows = list[dict[str, Any]]
 """Of the log: step, loss and scores of each validation."""
@@ -98,7 +100,7 @@ class State:
             OutputError: they cannot be written.
         """
         state = {
-            "key": digest(what_decides(self._cfg)), "inputs": self._inputs,
+            "key": digest(what_decides(self._cfg)), "inputs": self._inputs, "learning": LEARNING,
             "step": step, "log": log, "average": self._average,
             "moving": {name: v.detach() for name, v in self._moving().items()},
             "optimiser": self.optimiser.state_dict(),
@@ -119,10 +121,9 @@ class State:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, ValueError) as err:
             raise OutputError(f"checkpoint {path} cannot be read: {err}.") from err
-        if "inputs" not in state:
+        if state.get("learning") != LEARNING:
             raise ConfigError(
-                f"checkpoint {path} does not say what --data and other files held:"
-                " an earlier wsiprep wrote it.",
+                f"checkpoint {path} is of another version of wsiprep, which learnt otherwise.",
                 hint="Begin anew with --overwrite or another --output.",
             )
         differ = [

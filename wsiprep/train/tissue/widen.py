@@ -19,7 +19,7 @@ def widened(network: TissueNet, widths: tuple[int, ...]) -> TissueNet:
     """A network of those widths that gives the logits of `network`.
 
     Args:
-        network: The narrower one, not fused.
+        network: The narrower one, which computes in floats.
         widths: Channels of its levels, finest first; none fewer than it has.
 
     Raises:
