@@ -130,6 +130,12 @@ def test_there_is_a_kernel_where_torch_is_known_to_have_one():
     assert has_kernel()
 
 
+def test_looking_for_the_kernel_draws_nothing_by_lot():
+    before = torch.random.get_rng_state()
+    has_kernel.__wrapped__()
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def raising(*_):
     raise RuntimeError("no such operator")
 

@@ -36,7 +36,7 @@ columns get wrong answers (torch 2.15)."""
 class Conv8(nn.Module):
     """A convolution (and ReLU) of uint8 that gives uint8, or float32.
 
-    It is made once more where it is needed: what torch packs can be neither saved nor copied.
+    It can be neither saved nor copied: what torch packs cannot.
 
     Args:
         conv: What it computes, normalisation put into it; it pads by half its kernel.
@@ -144,7 +144,10 @@ def has_kernel() -> bool:
 
 
 def _is_right(inputs: int, outputs: int, kernel: int, stride: int, zero: int, floats: bool) -> bool:
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
+    with torch.random.fork_rng(devices=[]):  # who draws by lot next gets the same
+        conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
+    assert conv.bias is not None  # noqa: S101 - made above
+    conv.bias.copy_(torch.arange(float(outputs)) - 2.5)
     count = conv.weight.numel()
     conv.weight.copy_((torch.arange(count) % 11 - 5.0).view_as(conv.weight))
     conv.weight[::2] = 5.0  # the largest sums, which 16 bits would not hold
