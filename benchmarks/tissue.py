@@ -140,6 +140,8 @@ def judge(
             values.setdefault("glass taken, %", []).append(
                 100 * float(tissue.sum() / max(1, known.sum()))
             )
+            left = tissue_of(found, made.mpp, clean=True)
+            values.setdefault("not empty when cleaned, %", []).append(100 * float(left.any()))
         if made.known_of("pen").any():
             ink = made.mask("pen")
             note("pen recall", found.pen & ink, ink)

@@ -17,7 +17,7 @@ __all__ = ["BASELINES"]
 
 Mask = NDArray[np.bool_]
 CLAM_MEDIAN_PX, CLAM_THRESHOLD, CLAM_CLOSE_PX = 7, 8, 4
-TIA_KERNEL_UM = 64.0
+TIA_KERNEL_UM = 32.0
 
 
 def grey_otsu(thumbnail: NDArray[np.uint8], mpp: float) -> Mask:

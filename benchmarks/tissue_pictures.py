@@ -5,6 +5,7 @@ tissue_cases.jpg   thumbnails drawn for what people ask about, and what is found
 tissue_<pair>.png  where the segmenter and the mask of a real pair disagree, without pixels of the
                    slide. Green: both. Red: the mask alone. Blue: found alone. Grey: nobody can
                    tell.
+pen_<pair>.png     the same of ink
 
     [WSIPREP_SHARED=...] python benchmarks/tissue_pictures.py FOLDER [--segmenter net]
 """
@@ -92,11 +93,11 @@ def cases(segmenter: str) -> NDArray[np.uint8]:
     return draw_sheet(cells, columns=4, cell_px=460, title=title, legend=list(COLOURS.items()))
 
 
-def picture(thumbnail: Thumbnail, segmenter: str) -> NDArray[np.uint8]:
-    """Agreement on tissue, uint8 (h, w, 3) BGR."""
+def picture(thumbnail: Thumbnail, segmenter: str, what: str) -> NDArray[np.uint8]:
+    """Agreement on tissue or pen, uint8 (h, w, 3) BGR."""
     seen = ours(segmenter).segment(thumbnail.pixels, thumbnail.mpp)
-    found = tissue_of(seen, thumbnail.mpp, clean=True)
-    known, truth = thumbnail.known_of("tissue"), thumbnail.mask("tissue")
+    found = seen.pen if what == "pen" else tissue_of(seen, thumbnail.mpp, clean=True)
+    known, truth = thumbnail.known_of(what), thumbnail.mask(what)
     page = np.full((*truth.shape, 3), 255, np.uint8)
     for where, colour in (
         (truth & found, BOTH), (truth & ~found, MASK), (found & ~truth, FOUND), (~known, UNKNOWN)
@@ -119,11 +120,12 @@ def main() -> None:
     if not (SHARED / "data" / "masks").is_dir():
         return
     for title, thumbnail in real(SHARED / "data").items():
-        if thumbnail.known_of("tissue").any():
-            name = title.split(",")[0].split(" (")[0]
-            path = args.folder / f"tissue_{name.replace(' ', '_')}.png"
-            cv2.imwrite(str(path), picture(thumbnail, args.segmenter))
-            print(path)
+        name = title.split(",")[0].split(" (")[0].removesuffix(" pen")
+        for what in ("tissue", "pen"):
+            if thumbnail.known_of(what).any():
+                path = args.folder / f"{what}_{name.replace(' ', '_')}.png"
+                cv2.imwrite(str(path), picture(thumbnail, args.segmenter, what))
+                print(path)
 
 
 if __name__ == "__main__":

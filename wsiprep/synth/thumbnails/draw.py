@@ -50,7 +50,7 @@ def draw_scene(
             a share of the tissue where the scene asks for it.
     """
     rng = np.random.default_rng([scene.seed, 11])
-    inside = LAYOUTS[scene.layout](rng, shape, scene.share)
+    inside = LAYOUTS[scene.layout].place(rng, shape, scene.share)
     hole = hole_parts(rng, scene, shape)
     covered = as_float(np.minimum(inside, -hole))
     half = scene.softness_px / 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from wsiprep.synth.texture import F32, as_float
 from wsiprep.synth.thumbnails.noise import field
 
-__all__ = ["LAYOUTS", "NOWHERE"]
+__all__ = ["LAYOUTS", "NOWHERE", "Layout"]
 
 Rng = np.random.Generator
 Shape = tuple[int, int]
@@ -182,14 +182,26 @@ def _signed(mask: np.ndarray) -> F32:
     return as_float(np.minimum(inside, far) - outside)
 
 
-LAYOUTS: Final[dict[str, Callable[[Rng, Shape, float], F32]]] = {
-    "resection": _resection,
-    "pieces": _pieces,
-    "fragments": _fragments,
-    "cores": _cores,
-    "tma": _tma,
-    "sections": _sections,
-    "filled": _filled,
-    "empty": _empty,
+class Layout(NamedTuple):
+    """How tissue lies on a slide.
+
+    Attributes:
+        odds: How often it is drawn, against the others.
+        place: From a random source, (h, w) and the wanted share of tissue to a field.
+    """
+
+    odds: float
+    place: Callable[[Rng, Shape, float], F32]
+
+
+LAYOUTS: Final = {
+    "resection": Layout(6, _resection),
+    "pieces": Layout(4, _pieces),
+    "fragments": Layout(2, _fragments),
+    "cores": Layout(2, _cores),
+    "tma": Layout(1.5, _tma),
+    "sections": Layout(2, _sections),
+    "filled": Layout(3, _filled),
+    "empty": Layout(1, _empty),
 }
-"""Every layout by name: from a random source, (h, w) and the wanted share of tissue to a field."""
+"""Every layout by name."""

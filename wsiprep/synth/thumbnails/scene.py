@@ -15,11 +15,6 @@ __all__ = ["MOST_INKS", "Scene", "sample_scene"]
 MOST_INKS = 3
 """Groups of pen strokes on a thumbnail, at most."""
 
-_LAYOUT_ODDS = {
-    "resection": 6, "pieces": 4, "fragments": 2, "cores": 2,
-    "tma": 1.5, "sections": 2, "filled": 3, "empty": 1,
-}  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class Scene:
@@ -90,8 +85,8 @@ def sample_scene(
         own: Stains by name that are none of `stains.STAINS`.
     """
     rng = np.random.default_rng([seed, 7])
-    odds = np.array(list(_LAYOUT_ODDS.values()), float)
-    layout = str(rng.choice(list(_LAYOUT_ODDS), p=odds / odds.sum()))
+    odds = np.array([layout.odds for layout in LAYOUTS.values()], float)
+    layout = str(rng.choice(list(LAYOUTS), p=odds / odds.sum()))
     known = {**STAINS, **(own or {})}
     dyed = np.array([known[name].odds for name in stains])
 
