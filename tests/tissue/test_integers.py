@@ -256,17 +256,25 @@ def test_an_untrained_network_goes_into_integers_too():
     assert (got - wanted).abs().mean() < 0.1 * wanted.std() + 0.05
 
 
-def test_a_network_without_activations_goes_into_integers_and_one_without_sense_does_not():
+def test_a_network_without_activations_goes_into_integers():
     network = TissueNet((4, 4, 8, 8, 8))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.zeros_(module.weight)
     x = drawn(0, (1, 3, MULTIPLE, MULTIPLE))
     assert torch.equal(answers(network.to_integers(), [x]), answers(network, [x]))
-    broken = TissueNet((4, 4, 8, 8, 8))
-    nn.init.constant_(broken.mix[0].norm.bias, float("inf"))
-    with pytest.raises(ValueError, match="level 0 are not finite"):
-        broken.to_integers()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("part", ["down", "mix"])
+def test_a_network_that_is_not_finite_is_refused_and_stays_as_it_is(part, value):
+    network = TissueNet((4, 4, 8, 8, 8))
+    conv = network.mix[1] if part == "mix" else network.down[1][0]
+    nn.init.constant_(conv.norm.bias, value)
+    before = network.down[0][0].conv.weight.detach().clone()
+    with pytest.raises(ValueError, match="level 1 are not finite"):
+        network.to_integers()
+    assert torch.equal(network.down[0][0].conv.weight, before)
 
 
 def test_in_integers_it_has_no_weights_to_save_or_to_change():

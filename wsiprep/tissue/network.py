@@ -192,14 +192,14 @@ class TissueNet(nn.Module):
         self._refuse_integers()
         self.eval()
         convs = {name: one for name, one in self.named_modules() if isinstance(one, _Conv)}
-        with torch.no_grad():  # what `near` does with pixels that are floats
-            convs["down.0.0"].conv.weight /= SPREAD
         units = {PIXELS: 1.0}
         for level in range(len(self.widths)):
             tops = [conv.top() for name, conv in convs.items() if _levels(name)[1] == level]
-            if not math.isfinite(max(tops)):
+            if not all(map(math.isfinite, tops)):
                 raise ValueError(f"its activations at level {level} are not finite")
             units[level] = 2.0 ** math.ceil(math.log2(max(*tops, LEAST_TOP) / STEPS))
+        with torch.no_grad():  # what `near` does with pixels that are floats
+            convs["down.0.0"].conv.weight /= SPREAD
         for name, conv in convs.items():
             before, level = _levels(name)
             zero = ZERO if before == PIXELS else 0
