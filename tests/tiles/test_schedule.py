@@ -24,8 +24,8 @@ def plans(draw):
     return level, tiling, read_px, np.array(corner, np.int64).reshape(-1, 2), np.array(bounds)
 
 
-def units_of(made, *, native=True):
-    return [made.unit(i, native=native) for i in range(len(made))]
+def units_of(made):
+    return [made.unit(i) for i in range(len(made))]
 
 
 @settings(deadline=None, max_examples=200)
@@ -37,18 +37,41 @@ def test_pieces_put_every_patch_together_and_loans_are_there_when_used(plan, at_
     padded = np.full((rows * tiling.tile.height, cols * tiling.tile.width), -7)
     padded[: level.height, : level.width] = picture
     made = schedule(corner, bounds, read_px, level, tiling, at_once=at_once, budget=budget)
-    out, left, k = {}, made.users.tolist(), 0
+    out, left, k = {}, (made.users - 1).tolist(), 0
     for number, unit in enumerate(units_of(made)):
-        for loan, tile in unit.decode:
-            assert loan not in out
+        patches = np.full((len(unit.whole), read_px, read_px), -1)
+
+        def put(tile, pieces, patches=patches):
+            assert pieces
+            for k, ty, tx, y, x, h, w in pieces:
+                assert (patches[k, y : y + h, x : x + w] == -1).all()
+                patches[k, y : y + h, x : x + w] = tile[ty : ty + h, tx : tx + w]
+
+        for loan, tile, pieces, alone, lent in unit.own:
             row, col = divmod(tile, cols)
             y, x = row * tiling.tile.height, col * tiling.tile.width
-            out[loan] = padded[y : y + tiling.tile.height, x : x + tiling.tile.width]
-        assert all(earlier < number for earlier in made.after(number))
-        for pieces, whole in zip(unit.pieces, unit.whole, strict=True):
-            patch = np.full((read_px, read_px), -1)
-            for loan, ty, tx, y, x, h, w in pieces:
-                patch[y : y + h, x : x + w] = out[loan][ty : ty + h, tx : tx + w]
+            pixels = padded[y : y + tiling.tile.height, x : x + tiling.tile.width]
+            put(pixels, pieces)
+            assert lent == (left[loan] > 0)
+            if alone:
+                np.testing.assert_array_equal(patches[pieces[0][0]], pixels)
+                assert not lent
+                assert len(pieces) == 1
+            if lent:
+                assert loan not in out
+                out[loan] = pixels
+        owners = {made.owner[use.loan] for use in unit.borrowed}
+        assert owners == set(made.after(number))
+        assert all(earlier < number for earlier in owners)
+        for loan, tile, pieces, alone, lent in unit.borrowed:
+            assert not alone
+            assert tile == made.tile[loan]
+            put(out[loan], pieces)
+            left[loan] -= 1
+            assert lent == (left[loan] > 0)
+            if not left[loan]:
+                del out[loan]
+        for patch, whole in zip(patches, unit.whole, strict=True):
             wanted = np.full((read_px, read_px), -1)
             x0, y0 = corner[k]
             xa, ya = max(x0, 0), max(y0, 0)
@@ -58,10 +81,6 @@ def test_pieces_put_every_patch_together_and_loans_are_there_when_used(plan, at_
             np.testing.assert_array_equal(patch, wanted)
             assert whole == bool((wanted >= 0).all())
             k += 1
-        for loan in unit.uses:
-            left[loan] -= 1
-            if not left[loan]:
-                del out[loan]
     assert k == len(corner)
     assert not out
     assert not any(left)
@@ -75,7 +94,11 @@ def test_no_more_tiles_are_out_than_said_and_than_allowed(plan, at_once, budget)
     made = schedule(corner, bounds, read_px, level, tiling, at_once=at_once, budget=budget)
     most = max(
         (
-            int(((made.owner < first + at_once) & (made.last >= first) & ~made.once).sum())
+            int(
+                (
+                    (made.owner < first + at_once) & (made.last >= first) & (made.last > made.owner)
+                ).sum()
+            )
             for first in range(len(made))
         ),
         default=0,
@@ -101,10 +124,8 @@ def test_a_patch_that_is_a_tile_is_decoded_into_place():
     corner = np.array([[0, 0], [32, 0], [64, 0], [70, 0], [96, 96]])
     made = schedule(corner, np.array([0, 5]), 32, level, tiling, at_once=1, budget=99)
     (unit,) = units_of(made)
-    tiles = dict(unit.decode)
     # (64, 0) shares its tile with (70, 0); (96, 96) crosses the lower edge.
-    assert {tiles[loan]: k for loan, k in unit.direct.items()} == {0: 0, 1: 1}
-    assert not made.unit(0, native=False).direct
+    assert {use.tile: use.pieces[0][0] for use in unit.own if use.alone} == {0: 0, 1: 1}
 
 
 def test_a_small_budget_decodes_again_what_lies_far_ahead():

@@ -135,7 +135,9 @@ def test_batches_are_made_in_the_memory_given():
         return given_out[-1]
 
     got = list(stream_tiles(slide.reopen, grid, spans(len(grid), 32), workers=2, allocate=allocate))
-    assert all(b.pixels is memory for b, memory in zip(got, given_out, strict=True))
+    # Each in memory of its own; two threads may begin two batches in either order.
+    assert {id(b.pixels) for b in got} == {id(memory) for memory in given_out}
+    assert len(got) == len(given_out)
 
 
 def test_opencv_is_left_as_it_was():

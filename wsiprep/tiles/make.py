@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 from wsiprep.core.contracts import Slide, TiledSlide
 from wsiprep.core.types import ReadPlan
 from wsiprep.tiles.blocks import Blocks
-from wsiprep.tiles.cut import FromTiles, Source, buffered
+from wsiprep.tiles.cut import FromTiles, Source, apart
 from wsiprep.tiles.job import Handle, Job, read_one
 from wsiprep.tiles.scaled import Scaled, level_corners
 from wsiprep.tiles.schedule import schedule
+from wsiprep.tiles.units import READ_BYTES
 
 __all__ = ["Maker", "maker_of", "pieces_of"]
 
-READ_BYTES = 256 << 20
-"""Patches of their reading size that are put together at a time; one, where it is larger."""
 ONE_BY_ONE_PX = (512 << 20) // 8
 """Pixels that other readers are asked for at a time: RGBA, then RGB, and no tiles are kept."""
 
@@ -90,7 +89,8 @@ def maker_of(slide: Slide, job: Job, rows: NDArray[np.int64], bounds: NDArray[np
         tiles = schedule(corner, bounds, read_px, size, tiling, at_once=few, budget=budget)
         at_once[:] = few
     elif few < job.at_once:
-        at_once[buffered(tiles, read_px, plan.patch_px)] = few
+        put_together = np.flatnonzero(apart(tiles, read_px, plan.patch_px))
+        at_once[np.searchsorted(bounds, put_together, "right") - 1] = few
     shape = (tiling.tile.height, tiling.tile.width, 3)
     return FromTiles(job, tiles, shape, source, read_px, rows, at_once.tolist())
 
@@ -116,5 +116,4 @@ class _OneByOne:
 
 
 def _itself(slide: Slide) -> Source:
-    assert isinstance(slide, TiledSlide)  # noqa: S101 - maker_of has looked
-    return slide
+    return cast("TiledSlide", slide)  # maker_of has looked; to look takes as long as a few patches

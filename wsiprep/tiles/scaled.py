@@ -9,6 +9,8 @@ Source: libjpeg (`scale_num`, `scale_denom`).
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,8 +60,7 @@ class Scaled:
     """
 
     def __init__(self, slide: Slide, factor: int) -> None:
-        assert isinstance(slide, ShrinkingSlide)  # noqa: S101 - `why_not_scaled` has looked
-        self._slide, self._factor = slide, factor
+        self._slide, self._factor = cast("ShrinkingSlide", slide), factor
 
     def size(self, level: int) -> Size:
         """Size of a level: a last row or column that is not whole is left out."""

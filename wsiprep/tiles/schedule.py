@@ -13,34 +13,48 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiprep.core.types import Size, Tiling
 
-__all__ = ["Piece", "Schedule", "Unit", "schedule"]
+__all__ = ["Piece", "Schedule", "Unit", "Use", "schedule"]
 
 Piece = list[int]
-"""loan, then y, x in the tile; y, x in the patch; height, width of what is copied."""
+"""Patch, then y, x in the tile; y, x in the patch; height, width of what is copied."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """The work of one thread at a go.
+class Use(NamedTuple):
+    """What a unit does with a tile.
 
     Attributes:
-        decode: (loan, tile) of the tiles it owns.
-        direct: Patch of the unit by loan, of owned tiles that are that patch and nothing else.
-        uses: Loans to give back when its patches are cut.
-        pieces: For each patch of the unit, the parts it is put together from.
-        whole: For each patch, whether the parts cover it; the rest of it is white.
+        loan: Number of the loan.
+        tile: Number of the tile.
+        pieces: Parts of the unit's patches that lie on it.
+        alone: Whether the tile is one patch and nothing else.
+        lent: Whether a later unit needs it.
     """
 
-    decode: list[tuple[int, int]]
-    direct: dict[int, int]
-    uses: list[int]
-    pieces: list[list[Piece]]
+    loan: int
+    tile: int
+    pieces: list[Piece]
+    alone: bool
+    lent: bool
+
+
+class Unit(NamedTuple):
+    """The work of one thread at a go; patches are numbered from the unit's first.
+
+    Attributes:
+        own: Tiles that it decodes.
+        borrowed: Tiles that earlier units decode.
+        whole: For each patch, whether tiles cover it; the rest of it is white.
+    """
+
+    own: list[Use]
+    borrowed: list[Use]
     whole: list[bool]
 
 
@@ -54,14 +68,13 @@ class Schedule:
         owner: int64 (loans,), unit that decodes it.
         last: int64 (loans,), last unit that needs it.
         users: int64 (loans,), how many units need it.
-        resident: Most tiles held at a time for more than one patch.
-        use_loan: int64 (uses,), which loans units need, by unit.
+        alone: bool (loans,), whether the tile is a patch and nothing else.
+        resident: Most tiles held at a time for later units.
+        use_loan: int64 (uses,), which loans units need, by unit, then by tile.
         first_use: int64 (units + 1,), where those of each unit begin.
-        piece: int64 (pieces, 7), see `Piece`, by patch.
-        first_piece: int64 (patches + 1,), first piece of each patch.
+        piece: int64 (pieces, 7), see `Piece`, by use.
+        first_piece: int64 (uses + 1,), first piece of each use.
         whole: bool (patches,), whether the pieces of a patch cover it.
-        once: bool (loans,), whether a single patch needs the tile.
-        alone: bool (loans,), whether the tile is that patch and nothing else.
     """
 
     bounds: NDArray[np.int64]
@@ -69,38 +82,36 @@ class Schedule:
     owner: NDArray[np.int64]
     last: NDArray[np.int64]
     users: NDArray[np.int64]
+    alone: NDArray[np.bool_]
     resident: int
     use_loan: NDArray[np.int64]
     first_use: NDArray[np.int64]
     piece: NDArray[np.int64]
     first_piece: NDArray[np.int64]
     whole: NDArray[np.bool_]
-    once: NDArray[np.bool_]
-    alone: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
-    def unit(self, number: int, *, native: bool) -> Unit:
-        """The work of one unit; `native` where patches are pixels of the level as they are."""
-        first, stop = int(self.bounds[number]), int(self.bounds[number + 1])
-        uses = self._uses(number)
-        owned = uses[self.owner[uses] == number]
-        cuts = self.first_piece[first : stop + 1].tolist()
-        rows: list[Piece] = self.piece[cuts[0] : cuts[-1]].tolist()
-        pieces = [rows[i - cuts[0] : j - cuts[0]] for i, j in pairwise(cuts)]
-        direct = {
-            parts[0][0]: k
-            for k, parts in enumerate(pieces)
-            if native and len(parts) == 1 and self.alone[parts[0][0]]
-        }
-        return Unit(
-            decode=list(zip(owned.tolist(), self.tile[owned].tolist(), strict=True)),
-            direct=direct,
-            uses=uses.tolist(),
-            pieces=pieces,
-            whole=self.whole[first:stop].tolist(),
+    def unit(self, number: int) -> Unit:
+        """The work of one unit."""
+        first, stop = self.bounds[number : number + 2].tolist()
+        begin, end = self.first_use[number : number + 2].tolist()
+        loan, cuts = self.use_loan[begin:end], self.first_piece[begin : end + 1].tolist()
+        pieces = self.piece[cuts[0] : cuts[-1]] - (first, 0, 0, 0, 0, 0, 0)
+        rows: list[Piece] = pieces.tolist()
+        uses = map(
+            Use,
+            loan.tolist(),
+            self.tile[loan].tolist(),
+            [rows[i - cuts[0] : j - cuts[0]] for i, j in pairwise(cuts)],
+            self.alone[loan].tolist(),
+            (self.last[loan] > number).tolist(),
         )
+        unit = Unit([], [], self.whole[first:stop].tolist())
+        for use, own in zip(uses, (self.owner[loan] == number).tolist(), strict=True):
+            (unit.own if own else unit.borrowed).append(use)
+        return unit
 
     def after(self, number: int) -> list[int]:
         """Earlier units whose tiles a unit needs."""
@@ -132,15 +143,15 @@ def schedule(
         level: Size of the level.
         tiling: How it is stored.
         at_once: Units that may be under way at a time.
-        budget: Tiles that may be held at a time for more than one patch. It is exceeded only
-            where the units under way lie on more than that by themselves.
+        budget: Tiles that may be held at a time for later units. It is exceeded only where the
+            units under way lie on more than that by themselves.
     """
     patch, piece_tile, piece = _pieces(corner, read_px, level, tiling)
     count = len(bounds) - 1
     unit_of_patch = np.repeat(np.arange(count), np.diff(bounds))
     # By tile, then by unit: neighbours in this order that name the same tile share a loan.
-    pairs, pair_of_piece = np.unique(
-        piece_tile * max(count, 1) + unit_of_patch[patch], return_inverse=True
+    pairs, pair_of_piece, pieces_of_pair = np.unique(
+        piece_tile * max(count, 1) + unit_of_patch[patch], return_inverse=True, return_counts=True
     )
     tile, unit = pairs // max(count, 1), pairs % max(count, 1)
     horizon = max(count, 1)
@@ -149,41 +160,41 @@ def schedule(
         fresh[1:] = (np.diff(tile) != 0) | (np.diff(unit) > horizon)
         begin = np.flatnonzero(fresh)
         end = np.append(begin[1:], len(pairs)) - 1 if len(pairs) else begin
-        loan = np.cumsum(fresh) - 1
-        once = np.bincount(loan[pair_of_piece], minlength=len(begin)) == 1
-        resident = _resident(unit[begin[~once]], unit[end[~once]], count, at_once)
+        lent = end > begin
+        resident = _resident(unit[begin[lent]], unit[end[lent]], count, at_once)
         # Nearer than the units under way, a tile is held anyway: letting go would double it.
         if resident <= budget or horizon <= at_once:
             break
         horizon = max(at_once, horizon // 2)
-    piece[:, 0] = loan[pair_of_piece]
-    by_unit = np.lexsort((loan, unit))
-    area = np.bincount(patch, piece[:, 5] * piece[:, 6], len(corner))
+    loan = np.cumsum(fresh) - 1
     fills = (piece[:, 5] == read_px) & (piece[:, 6] == read_px)
-    fits = (tiling.tile.width, tiling.tile.height) == (read_px, read_px)
-    alone = once.copy() if fits else np.zeros_like(once)
-    alone[piece[~fills, 0]] = False
+    if (tiling.tile.width, tiling.tile.height) != (read_px, read_px):
+        fills[:] = False
+    filled = np.bincount(loan[pair_of_piece[fills]], minlength=len(begin))
+    by_unit = np.lexsort((tile, unit))
+    place = np.empty_like(by_unit)
+    place[by_unit] = np.arange(len(pairs))
+    area = np.bincount(patch, piece[:, 5] * piece[:, 6], len(corner))
     return Schedule(
         bounds=bounds,
         tile=tile[begin],
         owner=unit[begin],
         last=unit[end],
         users=end - begin + 1,
+        alone=(filled == 1) & (np.bincount(loan, pieces_of_pair, len(begin)) == 1),
         resident=resident,
         use_loan=loan[by_unit],
         first_use=np.searchsorted(unit[by_unit], np.arange(count + 1)),
-        piece=piece,
-        first_piece=np.searchsorted(patch, np.arange(len(corner) + 1)),
+        piece=piece[np.argsort(place[pair_of_piece], kind="stable")],
+        first_piece=np.concatenate([[0], np.cumsum(pieces_of_pair[by_unit])]),
         whole=area == read_px * read_px,
-        once=once,
-        alone=alone,
     )
 
 
 def _pieces(
     corner: NDArray[np.int64], read_px: int, level: Size, tiling: Tiling
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Patch and tile of every piece, by patch, and its `Schedule.piece` but for the loan."""
+    """Patch and tile of every piece, and its `Schedule.piece`, by patch."""
     size = np.array([level.width, level.height])
     side = np.array([tiling.tile.width, tiling.tile.height])
     low, high = np.clip(corner, 0, size), np.clip(corner + read_px, 0, size)
@@ -196,7 +207,8 @@ def _pieces(
     place = first[patch] + np.stack([k % across[patch, 0], k // across[patch, 0]], axis=1)
     origin = place * side
     start, stop = np.maximum(low[patch], origin), np.minimum(high[patch], origin + side)
-    piece = np.zeros((len(patch), 7), np.int64)
+    piece = np.empty((len(patch), 7), np.int64)
+    piece[:, 0] = patch
     piece[:, 1:3] = (start - origin)[:, ::-1]
     piece[:, 3:5] = (start - corner[patch])[:, ::-1]
     piece[:, 5:7] = (stop - start)[:, ::-1]

@@ -58,7 +58,7 @@ def stream_tiles(
 
     Each thread opens its own handle. Memory does not depend on the size of the slide: `ahead + 1`
     batches of patch_px² * 3 bytes a patch; `TILE_BYTES` of decoded tiles, or those that the
-    patches under way lie on if that is more; where patches are resized `make.READ_BYTES`, or
+    patches under way lie on if that is more; where patches are resized `units.READ_BYTES`, or
     read_px² * 3 if that is more; at most some 100 MiB of schedule.
 
     Args:
@@ -71,8 +71,9 @@ def stream_tiles(
             where `scaled.why_not_scaled` has no objection.
         ahead: Batches made in advance; None takes what keeps the threads busy within
             `AHEAD_BYTES`.
-        allocate: Gives the memory of a batch, uint8 (B, T, T, 3); None is plain memory, used again
-            as soon as a batch and all that shares its pixels are gone.
+        allocate: Gives the memory of a batch, uint8 (B, T, T, 3), in the thread that begins it;
+            None is plain memory, used again as soon as a batch and all that shares its pixels are
+            gone.
         times: Filled in as the stream goes.
 
     Raises:
@@ -100,40 +101,60 @@ def stream_tiles(
     allocate = Recycled().allocate if allocate is None else allocate
     handles = Handles(open_slide)
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="wsiprep-read")
-    waiting: deque[tuple[TileBatch, list[Future[None]]]] = deque()
+    waiting: deque[_Batch] = deque()
     try:
         with _resizing_on_one_core():
             for stretch in stretches_of(spans, pieces_of(handles.get(), plan)):
                 rows, bounds = units_of(stretch, unit)
                 maker, number = maker_of(handles.get(), job, rows, bounds), 0
                 for start, stop in stretch:
-                    batch = _empty(start, stop, plan.patch_px, allocate)
-                    jobs = [
-                        pool.submit(
-                            _make, maker, handles, gate, passed + number + k, number + k,
-                            batch, slice(first, first + unit),
-                        )
-                        for k, first in enumerate(range(0, stop - start, unit))
-                    ]  # fmt: skip
-                    number += len(jobs)
-                    waiting.append((batch, jobs))
+                    batch = _Batch(start, stop, plan.patch_px, allocate)
+                    for first in range(0, stop - start, unit):
+                        turn, part = passed + number, slice(first, first + unit)
+                        job_of = pool.submit(_make, maker, handles, gate, turn, number, batch, part)
+                        batch.jobs.append(job_of)
+                        number += 1
+                    waiting.append(batch)
+                    del batch  # its memory is the next one's as soon as it is gone
                     if len(waiting) > ahead:
-                        yield _finished(waiting, times)
+                        yield waiting.popleft().finished(times)
                 passed += number
             while waiting:
-                yield _finished(waiting, times)
+                yield waiting.popleft().finished(times)
     finally:
         stopped.set()
         pool.shutdown(wait=True, cancel_futures=True)
         handles.close()
 
 
-def _empty(start: int, stop: int, patch_px: int, allocate: Allocate) -> TileBatch:
-    return TileBatch(
-        index=np.arange(start, stop, dtype=np.int64),
-        pixels=allocate((stop - start, patch_px, patch_px, 3)),
-        ok=np.ones(stop - start, np.bool_),
-    )
+class _Batch:
+    """A batch that threads make.
+
+    Its memory is taken when the first of them begins: what waits for its turn would only push
+    warm memory out of the processor's caches.
+    """
+
+    def __init__(self, start: int, stop: int, patch_px: int, allocate: Allocate) -> None:
+        self.jobs: list[Future[None]] = []
+        self.ok = np.ones(stop - start, np.bool_)
+        self._span, self._shape = (start, stop), (stop - start, patch_px, patch_px, 3)
+        self._allocate, self._lock = allocate, threading.Lock()
+        self._pixels: NDArray[np.uint8] | None = None
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """uint8 (B, T, T, 3), filled in by the threads."""
+        with self._lock:
+            if self._pixels is None:
+                self._pixels = self._allocate(self._shape)
+            return self._pixels
+
+    def finished(self, times: ReadTimes) -> TileBatch:
+        """Wait until it is done."""
+        began = time.perf_counter()
+        for job in self.jobs:
+            job.result()
+        times.add(wait_s=time.perf_counter() - began)
+        return TileBatch(np.arange(*self._span, dtype=np.int64), self.pixels(), self.ok)
 
 
 def _make(
@@ -142,23 +163,14 @@ def _make(
     gate: Gate,
     turn: int,
     number: int,
-    batch: TileBatch,
+    batch: _Batch,
     part: slice,
 ) -> None:
     try:
         if gate.begin(turn, maker.at_once[number]):
-            maker.make(handles.get, number, batch.pixels[part], batch.ok[part])
+            maker.make(handles.get, number, batch.pixels()[part], batch.ok[part])
     finally:
         gate.end(turn)
-
-
-def _finished(waiting: deque[tuple[TileBatch, list[Future[None]]]], times: ReadTimes) -> TileBatch:
-    batch, jobs = waiting.popleft()
-    began = time.perf_counter()
-    for job in jobs:
-        job.result()
-    times.add(wait_s=time.perf_counter() - began)
-    return batch
 
 
 _streams = 0

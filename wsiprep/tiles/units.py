@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from wsiprep.core.contracts import Slide
 
 __all__ = [
+    "READ_BYTES",
     "TILE_BYTES",
     "Handles",
     "Span",
@@ -28,6 +29,8 @@ UNIT_PATCHES = 32
 """Patches a thread makes at a go, two rows of a chunk; half as many where threads are many."""
 UNIT_BYTES = 8 << 20
 """Fewer patches make a unit where more than this would be read for it."""
+READ_BYTES = 256 << 20
+"""Patches of their reading size that are put together at a time; one, where it is larger."""
 TILE_BYTES = 256 << 20
 """Decoded tiles kept for later patches; more only where those under way need more."""
 AHEAD_BYTES = 256 << 20
@@ -66,7 +69,7 @@ def unit_patches(workers: int, read_px: int, patch_px: int) -> int:
     patch_bytes = patch_px**2 * 3
     crowded = 2 * workers * UNIT_PATCHES * patch_bytes > AHEAD_BYTES
     wanted = UNIT_PATCHES // 2 if crowded else UNIT_PATCHES
-    return max(1, min(wanted, UNIT_BYTES // (read_px**2 * 3)))
+    return max(1, min(wanted, min(UNIT_BYTES, READ_BYTES // workers) // (read_px**2 * 3)))
 
 
 def batches_ahead(workers: int, batch: int, unit: int, patch_px: int) -> int:

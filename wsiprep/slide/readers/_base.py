@@ -237,7 +237,7 @@ class BaseSlide(ABC):
 
     def _live_handle(self) -> Any:
         """The handle of this process, opened if there is none."""
-        if self._pid != os.getpid() and not self.survives_fork:
+        if not self.survives_fork and self._pid != os.getpid():
             self._drop_handle()
         if self._handle is None:
             self._handle = self._open_handle()

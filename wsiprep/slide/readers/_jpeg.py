@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +70,7 @@ class JpegCodec:
         Raises:
             ValueError: the stream is damaged, cut short, or of another size.
         """
-        self._decode(data, out, {})
+        self._decode(data, out, 0, 0)
 
     def decode_shrunk(self, data: bytes, out: NDArray[np.uint8]) -> None:
         """Decode a tile by a smaller inverse DCT into `out`, uint8 (h // k, w // k, 3).
@@ -82,19 +81,21 @@ class JpegCodec:
         Raises:
             ValueError: as `decode`.
         """
-        self._decode(data, out, {"min_height": out.shape[0], "min_width": out.shape[1]})
+        self._decode(data, out, out.shape[0], out.shape[1])
 
-    def _decode(self, data: bytes, out: NDArray[np.uint8], scale: dict[str, int]) -> None:
+    def _decode(self, data: bytes, out: NDArray[np.uint8], height: int, width: int) -> None:
+        """Decode as small as the inverse DCT can, but no smaller than (height, width); 0: whole."""
         import simplejpeg
 
         jpeg = self.whole(data)
-        how: dict[str, Any] = {"fastdct": False, "fastupsample": False, "buffer": out, **scale}
+        # Exact DCT, smooth upsampling, and by which power of two it is made smaller at least.
+        how = ("RGB", False, False, height, width, 1, out)
         try:
-            pixels = simplejpeg.decode_jpeg(jpeg, "RGB", **how)
+            pixels = simplejpeg.decode_jpeg(jpeg, *how)
         except ValueError as err:
             if padding_before(err) != "9":
                 raise
-            pixels = simplejpeg.decode_jpeg(jpeg, "RGB", **how, strict=False)
+            pixels = simplejpeg.decode_jpeg(jpeg, *how, strict=False)
         if pixels.shape != out.shape:
             raise ValueError(
                 f"the JPEG is {pixels.shape[1]} x {pixels.shape[0]} px, "

@@ -138,11 +138,11 @@ class TiledBase(BaseSlide):
         """Compressed bytes of a tile; see `core.contracts.TiledSlide.fetch_tile`."""
         self._check_open()
         table = self._table(level)
-        count, offset = int(table.counts[tile]), int(table.offsets[tile])
+        count = table.counts.item(tile)
         if count == 0:
             return b""
-        number = 0 if table.file is None else int(table.file[tile])
-        return self._bytes_at(level, tile, offset, count, number)
+        number = 0 if table.file is None else table.file.item(tile)
+        return self._bytes_at(level, tile, table.offsets.item(tile), count, number)
 
     def _bytes_at(self, level: int, tile: int, start: int, count: int, file: int = 0) -> bytes:
         """`count` bytes of a tile from byte `start` of one of the files."""

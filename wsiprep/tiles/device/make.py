@@ -18,7 +18,7 @@ from wsiprep.tiles.device.area import shrink
 from wsiprep.tiles.device.decode import JpegDecoder
 from wsiprep.tiles.job import WHITE, no_tile
 from wsiprep.tiles.scaled import level_corners
-from wsiprep.tiles.schedule import Schedule, Unit, schedule
+from wsiprep.tiles.schedule import Schedule, Unit, Use, schedule
 from wsiprep.tiles.times import ReadTimes
 
 if TYPE_CHECKING:
@@ -100,10 +100,10 @@ class DeviceMaker:
         assert isinstance(slide, JpegSlide)  # noqa: S101 - `why_on_host` has looked
         return slide
 
-    def fetch(self, tiles: list[tuple[int, int]]) -> list[Fetched]:
+    def fetch(self, tiles: list[Use]) -> list[Fetched]:
         """Fetch tiles and make them whole; in a fetching thread."""
         began, slide, level, fetched = time.perf_counter(), self._slide(), self._plan.level, []
-        for loan, tile in tiles:
+        for loan, tile, *_ in tiles:
             if self._job.stopped.is_set():
                 break
             try:
@@ -180,26 +180,30 @@ class DeviceMaker:
         import torch
 
         began, side = time.perf_counter(), self._plan.read_px
-        shape = (len(work.pieces), side, side, 3)
+        shape = (len(work.whole), side, side, 3)
         patches = torch.full(shape, WHITE, dtype=torch.uint8, device=self._job.decoder.device)
-        for k, pieces in enumerate(work.pieces):
-            tiles = [self._lent[piece[0]] for piece in pieces]
-            bad = next((tile for tile in tiles if isinstance(tile, SlideReadError)), None)
-            if tiles and all(tile is None for tile in tiles):
-                bad = no_tile(self._slide(), self._job.grid, int(rows[k]))
-            if bad is not None:
-                if self._job.on_bad_tile == "fail":
-                    raise bad
-                ok[k] = False
-                continue
-            for tile, (_, ty, tx, y, x, height, width) in zip(tiles, pieces, strict=True):
-                if tile is not None and not isinstance(tile, SlideReadError):
+        bad: dict[int, SlideReadError] = {}
+        there, missing = set[int](), set[int]()
+        for use in (*work.own, *work.borrowed):
+            tile, on_it = self._lent[use.loan], {piece[0] for piece in use.pieces}
+            if tile is None:
+                missing |= on_it
+            elif isinstance(tile, SlideReadError):
+                bad |= dict.fromkeys(on_it, tile)
+            else:
+                there |= on_it
+                for k, ty, tx, y, x, height, width in use.pieces:
                     part = tile[ty : ty + height, tx : tx + width]
                     patches[k, y : y + height, x : x + width] = part
-        for loan in work.uses:
-            self._left[loan] -= 1
-            if not self._left[loan]:
-                del self._lent[loan]
+            self._left[use.loan] -= 1
+            if not self._left[use.loan]:
+                del self._lent[use.loan]
+        for k in missing - there - bad.keys():
+            bad[k] = no_tile(self._slide(), self._job.grid, int(rows[k]))
+        if bad and self._job.on_bad_tile == "fail":
+            raise bad[min(bad)]
+        for k in bad:
+            patches[k], ok[k] = WHITE, False
         if side != self._plan.patch_px:
             patches = shrink(patches, self._plan.patch_px)
         self._job.times.add(cut_s=time.perf_counter() - began)

@@ -148,11 +148,10 @@ def stream_on_device(
             for start, stop in stretch:
                 parts = []
                 for _ in range(start, stop, unit):
-                    work = maker.tiles.unit(number, native=False)
-                    groups = range(0, len(work.decode), FETCH_TILES)
+                    work = maker.tiles.unit(number)
+                    groups = range(0, len(work.own), FETCH_TILES)
                     fetched = [
-                        fetching.submit(maker.fetch, work.decode[k : k + FETCH_TILES])
-                        for k in groups
+                        fetching.submit(maker.fetch, work.own[k : k + FETCH_TILES]) for k in groups
                     ]
                     parts.append((work, fetched))
                     number += 1
@@ -214,7 +213,7 @@ def _make(
             made, first = [], 0
             for work, fetched in parts:
                 maker.decode([tile for job in fetched for tile in job.result()])
-                part = slice(first, first + len(work.pieces))
+                part = slice(first, first + len(work.whole))
                 made.append(maker.cut(work, index[part], ok[part]))
                 first = part.stop
             pixels = made[0] if len(made) == 1 else torch.cat(made)
