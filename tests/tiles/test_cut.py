@@ -195,7 +195,7 @@ def test_a_stop_is_noticed_by_threads_that_wait_for_a_tile_of_a_cancelled_unit()
     job = Job(grid, "fail", stopped, ReadTimes(), False, 4, 1 << 26)
     maker = maker_of(slide, job, rows, np.unique([*bounds, len(grid)]))
     pixels, ok = np.empty((16, 64, 64, 3), np.uint8), np.ones(16, bool)
-    thread = threading.Thread(target=maker.make, args=(lambda: slide, 1, pixels, ok))
+    thread = threading.Thread(target=maker.make, args=(lambda: slide, 1, lambda _: pixels, ok))
     thread.start()  # unit 0 never begins
     thread.join(0.3)
     assert thread.is_alive()

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from wsiprep.core.tile_memory import tile_memory
 from wsiprep.core.types import Tiling
 from wsiprep.tiles.blocks import Blocks
 from wsiprep.tiles.gate import STOP_POLL_S
-from wsiprep.tiles.job import WHITE, Handle, Job, no_tile, read_one
+from wsiprep.tiles.job import WHITE, Handle, Job, Pixels, no_tile, read_one
 from wsiprep.tiles.patch import resample
 from wsiprep.tiles.schedule import Piece, Schedule, Unit, Use
 
@@ -61,13 +61,21 @@ def apart(tiles: Schedule, read_px: int, patch_px: int) -> NDArray[np.bool_]:
     return buffered
 
 
+class _Laid(NamedTuple):
+    """A unit, and where the parts of its patches go."""
+
+    work: Unit
+    targets: list[NDArray[np.uint8]]
+
+
 class FromTiles:
     """Cuts patches from tiles, as a schedule says; a `tiles.make.Maker`.
 
     A unit decodes the tiles it owns, one after the other, and puts each in all its patches at
-    once, while it is in the processor's cache; then its memory is the next one's, but where a
-    later unit needs it. Tiles that earlier units decode come last, when all of the unit's own are
-    decoded: no two units wait for each other.
+    once, while it is in the processor's cache, and in those of the next unit where these have
+    memory yet. Then the tile's memory is the next one's, but where a later unit needs it. Tiles
+    that earlier units decode come last, when all of the unit's own are decoded: no two units wait
+    for each other.
 
     Args:
         job: The stream.
@@ -97,38 +105,54 @@ class FromTiles:
         self._ready = [threading.Event() for _ in range(len(tiles))]
         self._left = (tiles.users - 1).tolist()
         self._lent: dict[int, NDArray[np.uint8]] = {}
+        self._put_ahead: set[int] = set()
         self._damaged: dict[int, SlideReadError] = {}
         self._absent: set[int] = set()
         self._spare: list[NDArray[np.uint8]] = []
         self._lock = threading.Lock()
+        self._laid: dict[int, _Laid | None] = {}
+        self._laying = threading.Lock()
 
-    def make(
-        self, handle: Handle, unit: int, pixels: NDArray[np.uint8], ok: NDArray[np.bool_]
-    ) -> None:
+    def make(self, handle: Handle, unit: int, pixels: Pixels, ok: NDArray[np.bool_]) -> None:
         """See `Maker.make`."""
         try:
-            work = self._schedule.unit(unit)
-            targets = self._targets(unit, work, pixels)
-            self._decode_own(self._source(handle()), work, targets)
+            laid = self._lay(unit, pixels)
+            assert laid is not None  # noqa: S101 - it is the unit's turn
+            self._decode_own(self._source(handle()), unit, laid, pixels)
         finally:
             self._ready[unit].set()
         began = time.perf_counter()
-        if work.borrowed:
-            began += self._borrow(unit, work, targets)
+        if laid.work.borrowed:
+            began += self._borrow(unit, laid)
         if self._job.stopped.is_set():
             return
-        bad = self._bad(work)
-        for k, target in enumerate(targets):
+        self._laid[unit] = None
+        bad, patches = self._bad(laid.work), pixels(unit)
+        assert patches is not None  # noqa: S101 - until it is done
+        for k, (target, patch) in enumerate(zip(laid.targets, patches, strict=True)):
             if k in bad:
                 row = int(self._rows[self._schedule.bounds[unit] + k])
-                self._mend(bad[k], handle, row, pixels[k], ok[k : k + 1])
-            elif len(target) != len(pixels[k]):
-                resample(target, pixels[k])
+                self._mend(bad[k], handle, row, patch, ok[k : k + 1])
+            elif len(target) != len(patch):
+                resample(target, patch)
         self._job.times.add(cut_s=time.perf_counter() - began)
 
-    def _targets(self, unit: int, work: Unit, pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    def _lay(self, unit: int, pixels: Pixels) -> _Laid | None:
+        """A unit and where its parts go; None where it has no memory yet, and where it is done."""
+        with self._laying:
+            if unit not in self._laid:
+                patches = pixels(unit)
+                if patches is None:
+                    return None
+                work = self._schedule.unit(unit)
+                self._laid[unit] = _Laid(work, self._targets(unit, work, patches))
+            return self._laid[unit]
+
+    def _targets(
+        self, unit: int, work: Unit, patches: NDArray[np.uint8]
+    ) -> list[NDArray[np.uint8]]:
         """Where the parts of each patch go: the patch, or memory of its reading size."""
-        targets, first = list(pixels), int(self._schedule.bounds[unit])
+        targets, first = list(patches), int(self._schedule.bounds[unit])
         for k in np.flatnonzero(self._apart[first : first + len(targets)]).tolist():
             targets[k] = np.empty((self._read_px, self._read_px, 3), np.uint8)
         for target, whole in zip(targets, work.whole, strict=True):
@@ -136,17 +160,23 @@ class FromTiles:
                 target[...] = WHITE
         return targets
 
-    def _decode_own(self, source: Source, work: Unit, targets: list[NDArray[np.uint8]]) -> None:
+    def _next(self, unit: int, pixels: Pixels) -> _Laid | None:
+        """The unit after this one, if tiles can go there; not where that would take memory."""
+        first, stop = self._schedule.bounds[unit + 1 : unit + 3].tolist()
+        return None if self._apart[first:stop].any() else self._lay(unit + 1, pixels)
+
+    def _decode_own(self, source: Source, unit: int, laid: _Laid, pixels: Pixels) -> None:
         """Decode the tiles that a unit owns, and put each where it goes."""
         level, clock = self._job.grid.plan.level, time.perf_counter
+        own, targets = laid.work.own, laid.targets
         read_s = decode_s = cut_s = 0.0
-        bytes_ = 0
-        for use in work.own:
+        bytes_, following = 0, None
+        for use in own:
             if self._job.stopped.is_set():
                 return
             direct = use.alone and self._native
             out = targets[use.pieces[0][0]] if direct else self._buffer()
-            began = fetched = clock()
+            began = clock()
             try:
                 data = source.fetch_tile(level, use.tile)
                 fetched = clock()
@@ -160,15 +190,27 @@ class FromTiles:
             if not direct:
                 self._put(out, use.pieces, targets)
                 if use.lent:
-                    self._lent[use.loan] = out
-                else:
+                    following = following or self._next(unit, pixels)
+                if not use.lent or self._is_all(use.loan, out, following):
                     self._spare.append(out)  # the next tile goes where this one is, still warm
+                else:
+                    self._lent[use.loan] = out
             read_s += fetched - began
             decode_s += decoded - fetched
             cut_s += clock() - decoded
             bytes_ += len(data)
         spent = {"patch_s": decode_s} if self._blocks else {"read_s": read_s, "decode_s": decode_s}
-        self._job.times.add(**spent, cut_s=cut_s, bytes=bytes_, tiles=len(work.own))
+        self._job.times.add(**spent, cut_s=cut_s, bytes=bytes_, tiles=len(own))
+
+    def _is_all(self, loan: int, tile: NDArray[np.uint8], following: _Laid | None) -> bool:
+        """Put a tile in the patches of the next unit; whether no other needs it."""
+        use = following and following.work.borrowed.get(loan)
+        if not following or not use:
+            return False
+        self._put(tile, use.pieces, following.targets)
+        self._left[loan] -= 1  # nobody else knows of the tile yet
+        self._put_ahead.add(loan)
+        return not self._left[loan]
 
     def _put(
         self, tile: NDArray[np.uint8], pieces: list[Piece], targets: list[NDArray[np.uint8]]
@@ -183,9 +225,10 @@ class FromTiles:
                 y, x, height, width = y // factor, x // factor, height // factor, width // factor
                 resample(part, target[y : y + height, x : x + width])
 
-    def _borrow(self, unit: int, work: Unit, targets: list[NDArray[np.uint8]]) -> float:
+    def _borrow(self, unit: int, laid: _Laid) -> float:
         """Put tiles that earlier units decode in their places; seconds it waited for them."""
-        missing = [use for use in work.borrowed if not self._take(use, targets)]
+        borrowed, targets = laid.work.borrowed.values(), laid.targets
+        missing = [use for use in borrowed if not self._take(use, unit, targets)]
         began = time.perf_counter()
         # Those units were begun before this one, and decoding they wait for nobody.
         for earlier in self._schedule.after(unit) if missing else ():
@@ -195,11 +238,13 @@ class FromTiles:
                     return 0.0
         waited = time.perf_counter() - began
         for use in missing:
-            self._take(use, targets)  # else it is damaged
+            self._take(use, unit, targets)  # else it is damaged
         return waited
 
-    def _take(self, use: Use, targets: list[NDArray[np.uint8]]) -> bool:
+    def _take(self, use: Use, unit: int, targets: list[NDArray[np.uint8]]) -> bool:
         """Put a tile that was lent in its place, and give it back; False if there is none."""
+        if use.loan in self._put_ahead and self._schedule.owner[use.loan] == unit - 1:
+            return True
         tile = self._lent.get(use.loan)
         if tile is None:
             return False
@@ -214,7 +259,7 @@ class FromTiles:
         """Patches of a unit that cannot be made, and why: None where the file has no tile."""
         bad: dict[int, SlideReadError | None] = {}
         if self._damaged or self._absent:
-            uses = [*work.own, *work.borrowed]
+            uses = [*work.own, *work.borrowed.values()]
             there = {p[0] for use in uses if use.loan not in self._absent for p in use.pieces}
             bad = {p[0]: None for use in uses for p in use.pieces if p[0] not in there}
             bad |= {

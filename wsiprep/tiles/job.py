@@ -15,10 +15,11 @@ from wsiprep.core.types import OnBadTile, PatchGrid, Point
 from wsiprep.tiles.patch import read_patch
 from wsiprep.tiles.times import ReadTimes
 
-__all__ = ["WHITE", "Handle", "Job", "no_tile", "read_one"]
+__all__ = ["WHITE", "Handle", "Job", "Pixels", "no_tile", "read_one"]
 
 WHITE = 255
 Handle = Callable[[], Slide]
+Pixels = Callable[[int], NDArray[np.uint8] | None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,7 +14,7 @@ from wsiprep.core.contracts import Slide, TiledSlide
 from wsiprep.core.types import ReadPlan
 from wsiprep.tiles.blocks import Blocks
 from wsiprep.tiles.cut import FromTiles, Source, apart
-from wsiprep.tiles.job import Handle, Job, read_one
+from wsiprep.tiles.job import Handle, Job, Pixels, read_one
 from wsiprep.tiles.scaled import Scaled, level_corners
 from wsiprep.tiles.schedule import schedule
 from wsiprep.tiles.units import READ_BYTES
@@ -42,15 +42,14 @@ class Maker(Protocol):
 
     at_once: list[int]
 
-    def make(
-        self, handle: Handle, unit: int, pixels: NDArray[np.uint8], ok: NDArray[np.bool_]
-    ) -> None:
+    def make(self, handle: Handle, unit: int, pixels: Pixels, ok: NDArray[np.bool_]) -> None:
         """Fill the patches of a unit; units are begun in their order.
 
         Args:
             handle: Gives the slide that the thread may use.
             unit: Number of the unit.
-            pixels: uint8 (patches, T, T, 3), filled in.
+            pixels: Gives the memory of a unit's patches, uint8 (patches, T, T, 3), to be filled in;
+                of a later unit that has none yet, None.
             ok: bool (patches,), True; set to False where a patch could not be read.
 
         Raises:
@@ -103,16 +102,15 @@ class _OneByOne:
         few = ONE_BY_ONE_PX // job.grid.plan.read_px**2
         self.at_once = [min(job.at_once, max(1, few))] * (len(bounds) - 1)
 
-    def make(
-        self, handle: Handle, unit: int, pixels: NDArray[np.uint8], ok: NDArray[np.bool_]
-    ) -> None:
+    def make(self, handle: Handle, unit: int, pixels: Pixels, ok: NDArray[np.bool_]) -> None:
         """See `Maker.make`."""
-        job, began, slide = self._job, time.perf_counter(), handle()
+        job, began, slide, patches = self._job, time.perf_counter(), handle(), pixels(unit)
+        assert patches is not None  # noqa: S101 - it is the unit's turn
         for k, row in enumerate(self._rows[self._bounds[unit] : self._bounds[unit + 1]]):
             if job.stopped.is_set():
                 return
-            read_one(job, slide, int(row), pixels[k], ok[k : k + 1])
-        job.times.add(patch_s=time.perf_counter() - began, tiles=len(pixels))
+            read_one(job, slide, int(row), patches[k], ok[k : k + 1])
+        job.times.add(patch_s=time.perf_counter() - began, tiles=len(patches))
 
 
 def _itself(slide: Slide) -> Source:

@@ -49,12 +49,12 @@ class Unit(NamedTuple):
 
     Attributes:
         own: Tiles that it decodes.
-        borrowed: Tiles that earlier units decode.
+        borrowed: Tiles that earlier units decode, by loan.
         whole: For each patch, whether tiles cover it; the rest of it is white.
     """
 
     own: list[Use]
-    borrowed: list[Use]
+    borrowed: dict[int, Use]
     whole: list[bool]
 
 
@@ -108,9 +108,12 @@ class Schedule:
             self.alone[loan].tolist(),
             (self.last[loan] > number).tolist(),
         )
-        unit = Unit([], [], self.whole[first:stop].tolist())
+        unit = Unit([], {}, self.whole[first:stop].tolist())
         for use, own in zip(uses, (self.owner[loan] == number).tolist(), strict=True):
-            (unit.own if own else unit.borrowed).append(use)
+            if own:
+                unit.own.append(use)
+            else:
+                unit.borrowed[use.loan] = use
         return unit
 
     def after(self, number: int) -> list[int]:

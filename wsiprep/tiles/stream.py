@@ -106,14 +106,16 @@ def stream_tiles(
         with _resizing_on_one_core():
             for stretch in stretches_of(spans, pieces_of(handles.get(), plan)):
                 rows, bounds = units_of(stretch, unit)
-                maker, number = maker_of(handles.get(), job, rows, bounds), 0
+                made = _Stretch(maker_of(handles.get(), job, rows, bounds), handles, gate, passed)
+                number = 0
                 for start, stop in stretch:
                     batch = _Batch(start, stop, plan.patch_px, allocate)
-                    for first in range(0, stop - start, unit):
-                        turn, part = passed + number, slice(first, first + unit)
-                        job_of = pool.submit(_make, maker, handles, gate, turn, number, batch, part)
-                        batch.jobs.append(job_of)
-                        number += 1
+                    units = range(number, number + -(-(stop - start) // unit))
+                    made.parts.update(
+                        (n, (batch, slice(k * unit, (k + 1) * unit))) for k, n in enumerate(units)
+                    )
+                    batch.jobs = [pool.submit(made.make, n) for n in units]
+                    number = units.stop
                     waiting.append(batch)
                     del batch  # its memory is the next one's as soon as it is gone
                     if len(waiting) > ahead:
@@ -157,20 +159,27 @@ class _Batch:
         return TileBatch(np.arange(*self._span, dtype=np.int64), self.pixels(), self.ok)
 
 
-def _make(
-    maker: Maker,
-    handles: Handles,
-    gate: Gate,
-    turn: int,
-    number: int,
-    batch: _Batch,
-    part: slice,
-) -> None:
-    try:
-        if gate.begin(turn, maker.at_once[number]):
-            maker.make(handles.get, number, batch.pixels()[part], batch.ok[part])
-    finally:
-        gate.end(turn)
+class _Stretch:
+    """The units of a stretch, and where the patches of those that are not done go."""
+
+    def __init__(self, maker: Maker, handles: Handles, gate: Gate, passed: int) -> None:
+        self.parts: dict[int, tuple[_Batch, slice]] = {}
+        self._maker, self._handles, self._gate, self._passed = maker, handles, gate, passed
+
+    def make(self, unit: int) -> None:
+        """Make a unit; in a reading thread."""
+        turn = self._passed + unit
+        try:
+            if self._gate.begin(turn, self._maker.at_once[unit]):
+                batch, part = self.parts[unit]
+                self._maker.make(self._handles.get, unit, self._pixels, batch.ok[part])
+        finally:
+            del self.parts[unit]
+            self._gate.end(turn)
+
+    def _pixels(self, unit: int) -> NDArray[np.uint8] | None:
+        part = self.parts.get(unit)
+        return None if part is None else part[0].pixels()[part[1]]
 
 
 _streams = 0

@@ -184,7 +184,7 @@ class DeviceMaker:
         patches = torch.full(shape, WHITE, dtype=torch.uint8, device=self._job.decoder.device)
         bad: dict[int, SlideReadError] = {}
         there, missing = set[int](), set[int]()
-        for use in (*work.own, *work.borrowed):
+        for use in (*work.own, *work.borrowed.values()):
             tile, on_it = self._lent[use.loan], {piece[0] for piece in use.pieces}
             if tile is None:
                 missing |= on_it
