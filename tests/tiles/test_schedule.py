@@ -47,26 +47,28 @@ def test_pieces_put_every_patch_together_and_loans_are_there_when_used(plan, at_
                 assert (patches[k, y : y + h, x : x + w] == -1).all()
                 patches[k, y : y + h, x : x + w] = tile[ty : ty + h, tx : tx + w]
 
-        for loan, tile, pieces, alone, lent in unit.own:
+        def check_same(tile, pieces, same):
+            whole = tile.shape == (read_px, read_px)
+            those = {k for k, *_, h, w in pieces if whole and h == w == read_px}
+            assert same in (those or {-1})
+
+        for loan, tile, pieces, same, lent in unit.own:
             row, col = divmod(tile, cols)
             y, x = row * tiling.tile.height, col * tiling.tile.width
             pixels = padded[y : y + tiling.tile.height, x : x + tiling.tile.width]
             put(pixels, pieces)
             assert lent == (left[loan] > 0)
-            if alone:
-                np.testing.assert_array_equal(patches[pieces[0][0]], pixels)
-                assert not lent
-                assert len(pieces) == 1
+            check_same(pixels, pieces, same)
             if lent:
                 assert loan not in out
                 out[loan] = pixels
         owners = {made.owner[use.loan] for use in unit.borrowed.values()}
         assert owners == set(made.after(number))
         assert all(earlier < number for earlier in owners)
-        for loan, tile, pieces, alone, lent in unit.borrowed.values():
-            assert not alone
+        for loan, tile, pieces, same, lent in unit.borrowed.values():
             assert tile == made.tile[loan]
             put(out[loan], pieces)
+            check_same(out[loan], pieces, same)
             left[loan] -= 1
             assert lent == (left[loan] > 0)
             if not left[loan]:
@@ -119,13 +121,13 @@ def test_with_memory_enough_every_tile_is_decoded_once(plan):
     assert len(set(made.tile.tolist())) == len(made.tile)
 
 
-def test_a_patch_that_is_a_tile_is_decoded_into_place():
+def test_a_patch_that_is_a_tile_is_known():
     tiling, level = Tiling(Size(32, 32), (4, 4)), Size(128, 120)
     corner = np.array([[0, 0], [32, 0], [64, 0], [70, 0], [96, 96]])
     made = schedule(corner, np.array([0, 5]), 32, level, tiling, at_once=1, budget=99)
     (unit,) = units_of(made)
-    # (64, 0) shares its tile with (70, 0); (96, 96) crosses the lower edge.
-    assert {use.tile: use.pieces[0][0] for use in unit.own if use.alone} == {0: 0, 1: 1}
+    # (70, 0) lies on the tile of (64, 0) and beside it; (96, 96) crosses the lower edge.
+    assert {use.tile: use.same for use in unit.own} == {0: 0, 1: 1, 2: 2, 3: -1, 15: -1}
 
 
 def test_a_small_budget_decodes_again_what_lies_far_ahead():

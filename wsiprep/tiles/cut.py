@@ -73,9 +73,9 @@ class FromTiles:
 
     A unit decodes the tiles it owns, one after the other, and puts each in all its patches at
     once, while it is in the processor's cache, and in those of the next unit where these have
-    memory yet. Then the tile's memory is the next one's, but where a later unit needs it. Tiles
-    that earlier units decode come last, when all of the unit's own are decoded: no two units wait
-    for each other.
+    memory yet. One that is a patch is decoded into place, and put from there. Then the tile's
+    memory is the next one's, but where a later unit needs it. Tiles that earlier units decode come
+    last, when all of the unit's own are decoded: no two units wait for each other.
 
     Args:
         job: The stream.
@@ -168,49 +168,56 @@ class FromTiles:
     def _decode_own(self, source: Source, unit: int, laid: _Laid, pixels: Pixels) -> None:
         """Decode the tiles that a unit owns, and put each where it goes."""
         level, clock = self._job.grid.plan.level, time.perf_counter
-        own, targets = laid.work.own, laid.targets
         read_s = decode_s = cut_s = 0.0
         bytes_, following = 0, None
-        for use in own:
+        for use in laid.work.own:
             if self._job.stopped.is_set():
                 return
-            direct = use.alone and self._native
-            out = targets[use.pieces[0][0]] if direct else self._buffer()
+            places = [(use, laid.targets)]
+            if use.lent:
+                following = following or self._next(unit, pixels)
+                ahead = following and following.work.borrowed.get(use.loan)
+                if following and ahead:
+                    places.append((ahead, following.targets))
+            out = self._patch(places)
+            tile = self._buffer() if out is None else out
             began = clock()
             try:
                 data = source.fetch_tile(level, use.tile)
                 fetched = clock()
-                source.decode_tile(level, use.tile, data, out)
+                source.decode_tile(level, use.tile, data, tile)
             except SlideReadError as err:
                 self._damaged[use.loan] = err
                 continue
             decoded = clock()
             if not data and not self._blocks:
                 self._absent.add(use.loan)
-            if not direct:
-                self._put(out, use.pieces, targets)
-                if use.lent:
-                    following = following or self._next(unit, pixels)
-                if not use.lent or self._is_all(use.loan, out, following):
-                    self._spare.append(out)  # the next tile goes where this one is, still warm
-                else:
-                    self._lent[use.loan] = out
+            for part, targets in places:
+                self._put(tile, part.pieces, targets)
+            if len(places) > 1:
+                self._left[use.loan] -= 1  # nobody else knows of the tile yet
+                self._put_ahead.add(use.loan)
+            if use.lent and self._left[use.loan]:
+                if out is not None:
+                    tile = self._buffer()
+                    tile[...] = out
+                self._lent[use.loan] = tile
+            elif out is None:
+                self._spare.append(tile)  # the next tile goes where this one is, still warm
             read_s += fetched - began
             decode_s += decoded - fetched
             cut_s += clock() - decoded
             bytes_ += len(data)
         spent = {"patch_s": decode_s} if self._blocks else {"read_s": read_s, "decode_s": decode_s}
-        self._job.times.add(**spent, cut_s=cut_s, bytes=bytes_, tiles=len(own))
+        self._job.times.add(**spent, cut_s=cut_s, bytes=bytes_, tiles=len(laid.work.own))
 
-    def _is_all(self, loan: int, tile: NDArray[np.uint8], following: _Laid | None) -> bool:
-        """Put a tile in the patches of the next unit; whether no other needs it."""
-        use = following and following.work.borrowed.get(loan)
-        if not following or not use:
-            return False
-        self._put(tile, use.pieces, following.targets)
-        self._left[loan] -= 1  # nobody else knows of the tile yet
-        self._put_ahead.add(loan)
-        return not self._left[loan]
+    def _patch(self, places: list[tuple[Use, list[NDArray[np.uint8]]]]) -> NDArray[np.uint8] | None:
+        """The patch that a tile is, if there is one."""
+        if self._native:
+            for use, targets in places:
+                if use.same >= 0:
+                    return targets[use.same]
+        return None
 
     def _put(
         self, tile: NDArray[np.uint8], pieces: list[Piece], targets: list[NDArray[np.uint8]]
@@ -219,6 +226,8 @@ class FromTiles:
         factor = self._factor
         for k, ty, tx, y, x, height, width in pieces:
             target, part = targets[k], tile[ty : ty + height, tx : tx + width]
+            if target is tile:  # decoded into place
+                continue
             if len(target) == self._read_px:
                 target[y : y + height, x : x + width] = part
             else:

@@ -33,14 +33,14 @@ class Use(NamedTuple):
         loan: Number of the loan.
         tile: Number of the tile.
         pieces: Parts of the unit's patches that lie on it.
-        alone: Whether the tile is one patch and nothing else.
+        same: Patch of the unit that the tile is, pixel by pixel; -1 if there is none.
         lent: Whether a later unit needs it.
     """
 
     loan: int
     tile: int
     pieces: list[Piece]
-    alone: bool
+    same: int
     lent: bool
 
 
@@ -68,10 +68,10 @@ class Schedule:
         owner: int64 (loans,), unit that decodes it.
         last: int64 (loans,), last unit that needs it.
         users: int64 (loans,), how many units need it.
-        alone: bool (loans,), whether the tile is a patch and nothing else.
         resident: Most tiles held at a time for later units.
         use_loan: int64 (uses,), which loans units need, by unit, then by tile.
         first_use: int64 (units + 1,), where those of each unit begin.
+        same: int64 (uses,), see `Use`.
         piece: int64 (pieces, 7), see `Piece`, by use.
         first_piece: int64 (uses + 1,), first piece of each use.
         whole: bool (patches,), whether the pieces of a patch cover it.
@@ -82,10 +82,10 @@ class Schedule:
     owner: NDArray[np.int64]
     last: NDArray[np.int64]
     users: NDArray[np.int64]
-    alone: NDArray[np.bool_]
     resident: int
     use_loan: NDArray[np.int64]
     first_use: NDArray[np.int64]
+    same: NDArray[np.int64]
     piece: NDArray[np.int64]
     first_piece: NDArray[np.int64]
     whole: NDArray[np.bool_]
@@ -105,7 +105,7 @@ class Schedule:
             loan.tolist(),
             self.tile[loan].tolist(),
             [rows[i - cuts[0] : j - cuts[0]] for i, j in pairwise(cuts)],
-            self.alone[loan].tolist(),
+            self.same[begin:end].tolist(),
             (self.last[loan] > number).tolist(),
         )
         unit = Unit([], {}, self.whole[first:stop].tolist())
@@ -170,13 +170,13 @@ def schedule(
             break
         horizon = max(at_once, horizon // 2)
     loan = np.cumsum(fresh) - 1
-    fills = (piece[:, 5] == read_px) & (piece[:, 6] == read_px)
-    if (tiling.tile.width, tiling.tile.height) != (read_px, read_px):
-        fills[:] = False
-    filled = np.bincount(loan[pair_of_piece[fills]], minlength=len(begin))
     by_unit = np.lexsort((tile, unit))
     place = np.empty_like(by_unit)
     place[by_unit] = np.arange(len(pairs))
+    use_of_piece, same = place[pair_of_piece], np.full(len(pairs), -1)
+    if (tiling.tile.width, tiling.tile.height) == (read_px, read_px):
+        filled = np.flatnonzero((piece[:, 5:] == read_px).all(axis=1))
+        same[use_of_piece[filled]] = patch[filled] - bounds[unit_of_patch[patch[filled]]]
     area = np.bincount(patch, piece[:, 5] * piece[:, 6], len(corner))
     return Schedule(
         bounds=bounds,
@@ -184,11 +184,11 @@ def schedule(
         owner=unit[begin],
         last=unit[end],
         users=end - begin + 1,
-        alone=(filled == 1) & (np.bincount(loan, pieces_of_pair, len(begin)) == 1),
         resident=resident,
         use_loan=loan[by_unit],
         first_use=np.searchsorted(unit[by_unit], np.arange(count + 1)),
-        piece=piece[np.argsort(place[pair_of_piece], kind="stable")],
+        same=same,
+        piece=piece[np.argsort(use_of_piece, kind="stable")],
         first_piece=np.concatenate([[0], np.cumsum(pieces_of_pair[by_unit])]),
         whole=area == read_px * read_px,
     )
