@@ -200,7 +200,7 @@ def check_equal(path: Path, grid: PatchGrid) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     opts = options(__doc__, argv)
-    size = (2048, 1024) if opts.quick else (20480, 15360)
+    size = (2048, 1024) if opts.quick else (30720, 20480)
     with tempfile.TemporaryDirectory() as folder:
         path, pixels = mirrored(Path(folder), *size)
         for title, grid in (

@@ -225,9 +225,10 @@ class FromTiles:
         """Put a tile in its place in all patches of a unit."""
         factor = self._factor
         for k, ty, tx, y, x, height, width in pieces:
-            target, part = targets[k], tile[ty : ty + height, tx : tx + width]
+            target = targets[k]
             if target is tile:  # decoded into place
                 continue
+            part = tile[ty : ty + height, tx : tx + width]
             if len(target) == self._read_px:
                 target[y : y + height, x : x + width] = part
             else:
