@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -113,9 +114,10 @@ def test_stretches_join_without_a_seam(monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_broken_stored_tile_costs_just_the_patches_on_it(workers):
-    slide, grid = tiled(tile=(64, 64), broken=(30,), stride=40)
-    slide_ok, _ = tiled(tile=(64, 64), stride=40)
+@pytest.mark.parametrize("stride", [40, 32])  # at 32, tiles are patches of this unit or the next
+def test_a_broken_stored_tile_costs_just_the_patches_on_it(workers, stride):
+    slide, grid = tiled(tile=(64, 64), broken=(30,), stride=stride)
+    slide_ok, _ = tiled(tile=(64, 64), stride=stride)
     with pytest.raises(SlideReadError, match="tile 30 is broken"):
         list(stream_tiles(slide.reopen, grid, spans(len(grid), 16), workers=workers))
     batches = stream_tiles(
@@ -185,6 +187,65 @@ def test_a_fault_beside_a_patch_costs_it_nothing_where_blocks_are_read():
     x, y = grid.origin0_px.T
     on_it = (x < 704) & (x + 64 > 700) & (y < 604) & (y + 64 > 600)
     np.testing.assert_array_equal(ok, ~on_it)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 10**6),
+    tile=st.sampled_from([(64, 64), (50, 32), (128, 128)]),
+    stride=st.sampled_from([16, 32, 40, 64]),
+    mpp=st.sampled_from([0.5, 0.25, 0.37]),
+    unit=st.integers(1, 9),
+    workers=st.integers(2, 5),
+    shift=st.sampled_from([-20, 0, 0]),
+)
+def test_units_that_overtake_each_other_spoil_nothing(
+    seed, tile, stride, mpp, unit, workers, shift
+):
+    """Tiles that take a while, in any order, and put into the next unit or lent as it happens."""
+    slide, grid = tiled(tile, size=(420, 310), stride=stride, mpp=mpp)
+    grid = replace(grid, origin0_px=grid.origin0_px + shift)
+    wanted = single_reads(slide, grid)
+    waits = np.random.default_rng(seed).choice([0, 0, 0.001, 0.004], 1000)
+    slide.decoded.clear()
+    decode = type(slide).decode_tile
+
+    def slow(self, level, number, data, out):
+        time.sleep(waits[number % len(waits)])
+        out[...] = 77  # whatever is put before it is decoded
+        decode(self, level, number, data, out)
+
+    with pytest.MonkeyPatch.context() as patching:
+        patching.setattr(type(slide), "decode_tile", slow)
+        patching.setattr(units, "UNIT_PATCHES", unit)
+        got = list(stream_tiles(slide.reopen, grid, spans(len(grid), 12), workers=workers))
+    np.testing.assert_array_equal(np.concatenate([b.pixels for b in got]), wanted)
+    assert len(set(slide.decoded)) == len(slide.decoded)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_tiles_go_to_the_next_unit_where_it_has_memory_and_are_lent_where_not(known):
+    slide, grid = tiled((64, 64), stride=32, size=(420, 310))
+    bounds = np.arange(0, len(grid) + 1, 11)
+    bounds = np.unique([*bounds, len(grid)])
+    job = Job(grid, "fail", threading.Event(), ReadTimes(), False, 4, 1 << 26)
+    maker = maker_of(slide, job, np.arange(len(grid)), bounds)
+    out, ok = np.zeros((len(grid), 64, 64, 3), np.uint8), np.ones(len(grid), bool)
+    ahead = []
+    for unit in range(len(bounds) - 1):
+        before = out[bounds[unit + 1] :].copy()
+        maker.make(
+            lambda: slide,
+            unit,
+            lambda n, unit=unit: out[bounds[n] : bounds[n + 1]] if known or n == unit else None,
+            ok[bounds[unit] : bounds[unit + 1]],
+        )
+        changed = (out[bounds[unit + 1] :] != before).any(axis=(1, 2, 3))
+        ahead.append(changed[:11].any())
+        assert not changed[11:].any()
+    assert any(ahead) == known
+    np.testing.assert_array_equal(out, single_reads(slide, grid))
+    assert ok.all()
 
 
 def test_a_stop_is_noticed_by_threads_that_wait_for_a_tile_of_a_cancelled_unit():

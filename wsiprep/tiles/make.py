@@ -83,7 +83,8 @@ def maker_of(slide: Slide, job: Job, rows: NDArray[np.int64], bounds: NDArray[np
     tiling = source(slide).tiling(plan.level)
     budget = job.tile_bytes // (tiling.tile.area * 3)
     tiles = schedule(corner, bounds, read_px, size, tiling, at_once=job.at_once, budget=budget)
-    at_once, few = np.full(len(tiles), job.at_once), max(1, READ_BYTES // (read_px**2 * 3))
+    unit_bytes = int(np.diff(bounds).max(initial=1)) * read_px**2 * 3
+    at_once, few = np.full(len(tiles), job.at_once), max(1, READ_BYTES // unit_bytes)
     if few < job.at_once and tiles.resident > budget:
         tiles = schedule(corner, bounds, read_px, size, tiling, at_once=few, budget=budget)
         at_once[:] = few

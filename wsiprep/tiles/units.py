@@ -30,7 +30,8 @@ UNIT_PATCHES = 32
 UNIT_BYTES = 8 << 20
 """Fewer patches make a unit where more than this would be read for it."""
 READ_BYTES = 256 << 20
-"""Patches of their reading size that are put together at a time; one, where it is larger."""
+"""Patches of their reading size that are put together at a time, by all threads; one, where it is
+larger."""
 TILE_BYTES = 256 << 20
 """Decoded tiles kept for later patches; more only where those under way need more."""
 AHEAD_BYTES = 256 << 20
