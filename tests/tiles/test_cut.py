@@ -17,7 +17,7 @@ from wsiprep.core.types import Box, Point, TissueMask
 from wsiprep.grid.build import make_grid
 from wsiprep.grid.config import GridConfig
 from wsiprep.slide import open_slide
-from wsiprep.tiles import make, units
+from wsiprep.tiles import cut, make, units
 from wsiprep.tiles.job import Job
 from wsiprep.tiles.make import maker_of
 from wsiprep.tiles.patch import read_patch
@@ -246,6 +246,25 @@ def test_tiles_go_to_the_next_unit_where_it_has_memory_and_are_lent_where_not(kn
     assert any(ahead) == known
     np.testing.assert_array_equal(out, single_reads(slide, grid))
     assert ok.all()
+
+
+def test_tiles_that_went_to_the_next_unit_are_not_kept(monkeypatch):
+    slide, grid = tiled((50, 32), stride=16, size=(420, 310))
+    places, decode = set(), type(slide).decode_tile
+
+    def told(self, level, number, data, out):
+        places.add(out.ctypes.data)
+        decode(self, level, number, data, out)
+
+    monkeypatch.setattr(type(slide), "decode_tile", told)
+    monkeypatch.setattr(cut.FromTiles, "_next", lambda *_: None)
+    list(stream_tiles(slide.reopen, grid, spans(len(grid), 12), workers=1))
+    lent = len(places)
+    monkeypatch.undo()
+    places.clear()
+    monkeypatch.setattr(type(slide), "decode_tile", told)
+    list(stream_tiles(slide.reopen, grid, spans(len(grid), 12), workers=1))
+    assert 0 < len(places) <= lent
 
 
 def test_a_stop_is_noticed_by_threads_that_wait_for_a_tile_of_a_cancelled_unit():
