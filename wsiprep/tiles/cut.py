@@ -6,7 +6,6 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from itertools import chain
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -27,10 +26,6 @@ __all__ = ["FromTiles", "Source", "apart"]
 BLOCK_BYTES = 8 << 20
 """Memory for decoded tiles is taken in blocks of about this: NumPy asks for large pages for blocks
 of 4 MiB and more, and decoding into those takes some 5 % less time."""
-
-
-FETCH_TILES = 16
-"""Tiles fetched before they are decoded: what fetches stays in the processor's cache so long."""
 
 
 class Source(Protocol):
@@ -172,13 +167,10 @@ class FromTiles:
 
     def _decode_own(self, source: Source, unit: int, laid: _Laid, pixels: Pixels) -> None:
         """Decode the tiles that a unit owns, and put each where it goes."""
-        level, clock, own = self._job.grid.plan.level, time.perf_counter, laid.work.own
-        decode_s = cut_s = 0.0
-        following = None
-        for use, data in chain.from_iterable(
-            self._fetch(source, level, own[k : k + FETCH_TILES])
-            for k in range(0, len(own), FETCH_TILES)
-        ):
+        level, clock = self._job.grid.plan.level, time.perf_counter
+        read_s = decode_s = cut_s = 0.0
+        bytes_, following = 0, None
+        for use in laid.work.own:
             if self._job.stopped.is_set():
                 return
             places = [(use, laid.targets)]
@@ -191,9 +183,13 @@ class FromTiles:
             tile = self._buffer() if out is None else out
             began = clock()
             try:
+                data = source.fetch_tile(level, use.tile)
+                fetched = clock()
                 source.decode_tile(level, use.tile, data, tile)
             except SlideReadError as err:
                 self._damaged[use.loan] = err
+                if out is None:
+                    self._spare.append(tile)
                 continue
             decoded = clock()
             if not data and not self._blocks:
@@ -210,23 +206,12 @@ class FromTiles:
                 self._lent[use.loan] = tile
             elif out is None:
                 self._spare.append(tile)  # the next tile goes where this one is, still warm
-            decode_s += decoded - began
+            read_s += fetched - began
+            decode_s += decoded - fetched
             cut_s += clock() - decoded
-        spent = {"patch_s" if self._blocks else "decode_s": decode_s}
-        self._job.times.add(**spent, cut_s=cut_s, tiles=len(own))
-
-    def _fetch(self, source: Source, level: int, uses: list[Use]) -> list[tuple[Use, bytes]]:
-        """The bytes of tiles, but of those that cannot be read."""
-        began, fetched = time.perf_counter(), list[tuple[Use, bytes]]()
-        for use in uses:
-            try:
-                fetched.append((use, source.fetch_tile(level, use.tile)))
-            except SlideReadError as err:
-                self._damaged[use.loan] = err
-        if not self._blocks:
-            spent, size = time.perf_counter() - began, sum(len(data) for _, data in fetched)
-            self._job.times.add(read_s=spent, bytes=size)
-        return fetched
+            bytes_ += len(data)
+        spent = {"patch_s": decode_s} if self._blocks else {"read_s": read_s, "decode_s": decode_s}
+        self._job.times.add(**spent, cut_s=cut_s, bytes=bytes_, tiles=len(laid.work.own))
 
     def _patch(self, places: list[tuple[Use, list[NDArray[np.uint8]]]]) -> NDArray[np.uint8] | None:
         """The patch that a tile is, if there is one."""
@@ -265,7 +250,8 @@ class FromTiles:
                     return 0.0
         waited = time.perf_counter() - began
         for use in missing:
-            self._take(use, unit, targets)  # else it is damaged
+            # There is none where it is damaged, and where its owner failed: the stream ends there.
+            self._take(use, unit, targets)
         return waited
 
     def _take(self, use: Use, unit: int, targets: list[NDArray[np.uint8]]) -> bool:
