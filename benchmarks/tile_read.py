@@ -97,7 +97,7 @@ class StoredTiles:
 
     def close(self) -> None:
         """Forget them."""
-        self.data = []
+        del self.data, self.batches, self.out
 
     def simplejpeg(self) -> None:
         """Decode them all."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +19,7 @@ from wsiprep.core.types import Box, Point, TissueMask
 from wsiprep.grid.build import make_grid
 from wsiprep.grid.config import GridConfig
 from wsiprep.slide import open_slide
-from wsiprep.tiles import cut, make, units
+from wsiprep.tiles import make, units
 from wsiprep.tiles.job import Job
 from wsiprep.tiles.make import maker_of
 from wsiprep.tiles.patch import read_patch
@@ -246,25 +248,64 @@ def test_tiles_go_to_the_next_unit_where_it_has_memory_and_are_lent_where_not(kn
     assert any(ahead) == known
     np.testing.assert_array_equal(out, single_reads(slide, grid))
     assert ok.all()
+    assert not maker._lent
+    assert not any(maker._left)
 
 
-def test_tiles_that_went_to_the_next_unit_are_not_kept(monkeypatch):
-    slide, grid = tiled((50, 32), stride=16, size=(420, 310))
-    places, decode = set(), type(slide).decode_tile
+def test_a_tile_that_goes_ahead_while_the_next_unit_looks_for_it_goes_there_once(monkeypatch):
+    """Between looking whether it went ahead and whether it is lent, it may do both."""
+    slide, grid = tiled((128, 128), stride=16, size=(420, 310))
+    wanted, decode = single_reads(slide, grid), type(slide).decode_tile
 
-    def told(self, level, number, data, out):
-        places.add(out.ctypes.data)
-        decode(self, level, number, data, out)
+    class Slow(set):
+        def __contains__(self, loan):
+            there = super().__contains__(loan)
+            time.sleep(0 if there else 0.02)
+            return there
 
-    monkeypatch.setattr(type(slide), "decode_tile", told)
-    monkeypatch.setattr(cut.FromTiles, "_next", lambda *_: None)
-    list(stream_tiles(slide.reopen, grid, spans(len(grid), 12), workers=1))
-    lent = len(places)
-    monkeypatch.undo()
-    places.clear()
-    monkeypatch.setattr(type(slide), "decode_tile", told)
-    list(stream_tiles(slide.reopen, grid, spans(len(grid), 12), workers=1))
-    assert 0 < len(places) <= lent
+    def slow(self, *args):
+        time.sleep(0.01)
+        decode(self, *args)
+
+    monkeypatch.setattr(type(slide), "decode_tile", slow)
+    bounds = np.unique([*range(0, len(grid) + 1, 5), len(grid)])
+    job = Job(grid, "fail", threading.Event(), ReadTimes(), False, 4, 1 << 26)
+    maker = maker_of(slide, job, np.arange(len(grid)), bounds)
+    maker._put_ahead = Slow()
+    out, ok = np.zeros((len(grid), 64, 64, 3), np.uint8), np.ones(len(grid), bool)
+
+    def part(unit):
+        return out[bounds[unit] : bounds[unit + 1]]
+
+    with ThreadPoolExecutor(3) as pool:
+        units = range(len(bounds) - 1)
+        jobs = [pool.submit(maker.make, lambda: slide, unit, part, ok) for unit in units]
+    for done in jobs:
+        done.result()
+    np.testing.assert_array_equal(out, wanted)
+    assert not maker._lent
+    assert not any(maker._left)
+
+
+@pytest.mark.parametrize("stride", [64, 40])
+def test_damaged_tiles_that_are_masked_keep_no_batches(stride):
+    """An error holds on to what its frames do."""
+    slide, grid = tiled((64, 64), stride=stride, broken=tuple(range(0, 400, 16)))
+    refs, most = [], [0]
+
+    def tracked(shape):
+        made = np.empty(shape, np.uint8)
+        refs.append(weakref.ref(made))
+        most[0] = max(most[0], sum(ref() is not None for ref in refs))
+        return made
+
+    for _ in stream_tiles(
+        slide.reopen, grid, spans(len(grid), 16), workers=2, ahead=2, allocate=tracked,
+        on_bad_tile="mask",
+    ):  # fmt: skip
+        pass
+    assert len(refs) > 20
+    assert most[0] <= 5
 
 
 def test_a_stop_is_noticed_by_threads_that_wait_for_a_tile_of_a_cancelled_unit():

@@ -260,7 +260,8 @@ class AsyncEncoder(Encoder, Protocol):
     def allocate(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """An uninitialised uint8 buffer for pixels, of the memory that `begin` is fastest with.
 
-        Buffers and parts of them may be used for one batch after another.
+        Buffers and parts of them may be used for one batch after another. Called by the threads
+        that read, several at a time, also while batches are begun and finished.
         """
         ...
 

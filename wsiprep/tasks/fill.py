@@ -35,7 +35,8 @@ __all__ = ["Work", "fill"]
 Batch = TileBatch | DeviceBatch
 
 BEGUN = 2
-"""Batches handed to the encoders at a time: one computes while the next one travels."""
+"""Batches handed to the encoders at a time: one computes while the next one travels. One, where no
+encoder computes by itself: its pixels are not needed any more."""
 UNWRITTEN = 4
 """Batches of vectors that may wait to be written."""
 
@@ -89,6 +90,7 @@ def fill(
     reading, began = ReadTimes(), time.perf_counter()
     tiles = _batches(slide, grid, spans, todo, cfg, ctx, reading)
     begun: deque[_Begun] = deque()
+    at_a_time = BEGUN if any(isinstance(work.encoder, AsyncEncoder) for work in todo) else 1
     writer = _Writer(slide.info.id)
     try:
         with writer:
@@ -96,7 +98,7 @@ def fill(
                 started = time.perf_counter()
                 begun.append(_begin(batch, todo))
                 times.encode_s += time.perf_counter() - started
-                if len(begun) >= BEGUN:
+                if len(begun) >= at_a_time:
                     _finish(begun.popleft(), writer, times)
                 _tell(writer, times, slide, ctx)
                 if ctx.stop.asked:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -124,6 +126,16 @@ class EncoderContract:
             other = encoder.begin(part).result()
             np.testing.assert_array_equal(kept, encoder(pixels))
             np.testing.assert_array_equal(other, encoder(255 - pixels))
+
+    def test_threads_may_ask_for_buffers_at_a_time(self, encoder: Encoder) -> None:
+        """If it gives buffers: threads that read ask for them, and none gets another's."""
+        if isinstance(encoder, AsyncEncoder):
+            with ThreadPoolExecutor(4) as pool:
+                jobs = [pool.submit(encoder.allocate, (k % 3 + 1, 8, 8, 3)) for k in range(40)]
+                buffers = [job.result() for job in jobs]
+            for k, buffer in enumerate(buffers):
+                buffer[...] = k
+            assert all((buffer == k).all() for k, buffer in enumerate(buffers))
 
     def test_facts_as_listed(self, encoder: Encoder, known: EncoderSpec | None) -> None:
         """What was listed before loading is what was loaded."""

@@ -72,10 +72,11 @@ class FromTiles:
     """Cuts patches from tiles, as a schedule says; a `tiles.make.Maker`.
 
     A unit decodes the tiles it owns, one after the other, and puts each in all its patches at
-    once, while it is in the processor's cache, and in those of the next unit where these have
-    memory yet. One that is a patch is decoded into place, and put from there. Then the tile's
-    memory is the next one's, but where a later unit needs it. Tiles that earlier units decode come
-    last, when all of the unit's own are decoded: no two units wait for each other.
+    once, while it is in the processor's cache, and in those of the next unit, where that is handed
+    out yet and its patches are not put together elsewhere first. One that is a patch is decoded
+    into place, and put from there. Then the tile's memory is the next one's, but where a later
+    unit needs it. Tiles that earlier units decode come last, when all of the unit's own are
+    decoded: no two units wait for each other.
 
     Args:
         job: The stream.
@@ -106,7 +107,9 @@ class FromTiles:
         self._left = (tiles.users - 1).tolist()
         self._lent: dict[int, NDArray[np.uint8]] = {}
         self._put_ahead: set[int] = set()
-        self._damaged: dict[int, SlideReadError] = {}
+        # An error holds on to what its frames do, batches among them: kept only to be raised.
+        self._keeps_errors = job.on_bad_tile == "fail" and not self._blocks
+        self._damaged: dict[int, SlideReadError | None] = {}
         self._absent: set[int] = set()
         self._spare: list[NDArray[np.uint8]] = []
         self._lock = threading.Lock()
@@ -115,13 +118,15 @@ class FromTiles:
 
     def make(self, handle: Handle, unit: int, pixels: Pixels, ok: NDArray[np.bool_]) -> None:
         """See `Maker.make`."""
+        began = time.perf_counter()
         try:
             laid = self._lay(unit, pixels)
             assert laid is not None  # noqa: S101 - it is the unit's turn
+            laid_s = time.perf_counter() - began
             self._decode_own(self._source(handle()), unit, laid, pixels)
         finally:
             self._ready[unit].set()
-        began = time.perf_counter()
+        began = time.perf_counter() - laid_s
         if laid.work.borrowed:
             began += self._borrow(unit, laid)
         if self._job.stopped.is_set():
@@ -138,7 +143,7 @@ class FromTiles:
         self._job.times.add(cut_s=time.perf_counter() - began)
 
     def _lay(self, unit: int, pixels: Pixels) -> _Laid | None:
-        """A unit and where its parts go; None where it has no memory yet, and where it is done."""
+        """A unit and where its parts go; None where it is not handed out yet, or done."""
         with self._laying:
             if unit not in self._laid:
                 patches = pixels(unit)
@@ -161,7 +166,10 @@ class FromTiles:
         return targets
 
     def _next(self, unit: int, pixels: Pixels) -> _Laid | None:
-        """The unit after this one, if tiles can go there; not where that would take memory."""
+        """The unit after this one (there is one), if tiles can go there.
+
+        Not where patches are put together elsewhere first: that takes memory.
+        """
         first, stop = self._schedule.bounds[unit + 1 : unit + 3].tolist()
         return None if self._apart[first:stop].any() else self._lay(unit + 1, pixels)
 
@@ -187,7 +195,7 @@ class FromTiles:
                 fetched = clock()
                 source.decode_tile(level, use.tile, data, tile)
             except SlideReadError as err:
-                self._damaged[use.loan] = err
+                self._damaged[use.loan] = err if self._keeps_errors else None
                 if out is None:
                     self._spare.append(tile)
                 continue
@@ -243,7 +251,7 @@ class FromTiles:
         missing = [use for use in borrowed if not self._take(use, unit, targets)]
         began = time.perf_counter()
         # Those units were begun before this one, and decoding they wait for nobody.
-        for earlier in self._schedule.after(unit) if missing else ():
+        for earlier in {int(self._schedule.owner[use.loan]) for use in missing}:
             # When all is stopped, a unit may have been cancelled before one that needs it.
             while not self._ready[earlier].wait(STOP_POLL_S):
                 if self._job.stopped.is_set():
@@ -256,9 +264,9 @@ class FromTiles:
 
     def _take(self, use: Use, unit: int, targets: list[NDArray[np.uint8]]) -> bool:
         """Put a tile that was lent in its place, and give it back; False if there is none."""
+        tile = self._lent.get(use.loan)  # first: that it went ahead is told before it is lent
         if use.loan in self._put_ahead and self._schedule.owner[use.loan] == unit - 1:
             return True
-        tile = self._lent.get(use.loan)
         if tile is None:
             return False
         self._put(tile, use.pieces, targets)

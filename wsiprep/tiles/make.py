@@ -48,8 +48,8 @@ class Maker(Protocol):
         Args:
             handle: Gives the slide that the thread may use.
             unit: Number of the unit.
-            pixels: Gives the memory of a unit's patches, uint8 (patches, T, T, 3), to be filled in;
-                of a later unit that has none yet, None.
+            pixels: Gives the memory of a unit's patches, uint8 (patches, T, T, 3), to be filled in:
+                taken now, if need be; None for a unit that is not handed out yet, or done.
             ok: bool (patches,), True; set to False where a patch could not be read.
 
         Raises:

@@ -3,7 +3,7 @@
 Patches are read in units, short runs of consecutive patches of a grid. Neighbours share stored
 tiles: an offset grid touches four tiles a patch, and overlapping patches lie on the same ones. The
 first unit that needs a tile owns it and decodes it; the tile is kept until the last unit that
-needs it has cut its patches. Where keeping all of them would need more memory than is allowed,
+needs it has it in its patches. Where keeping all of them would need more memory than is allowed,
 tiles whose next use lies far ahead are let go and decoded again.
 
 Everything here is arithmetic on integers: nothing is read.
@@ -115,15 +115,6 @@ class Schedule:
             else:
                 unit.borrowed[use.loan] = use
         return unit
-
-    def after(self, number: int) -> list[int]:
-        """Earlier units whose tiles a unit needs."""
-        owner = self.owner[self._uses(number)]
-        earlier: list[int] = np.unique(owner[owner != number]).tolist()
-        return earlier
-
-    def _uses(self, number: int) -> NDArray[np.int64]:
-        return self.use_loan[self.first_use[number] : self.first_use[number + 1]]
 
 
 def schedule(

@@ -71,9 +71,9 @@ def stream_tiles(
             where `scaled.why_not_scaled` has no objection.
         ahead: Batches made in advance; None takes what keeps the threads busy within
             `AHEAD_BYTES`.
-        allocate: Gives the memory of a batch, uint8 (B, T, T, 3), in the thread that begins it;
-            None is plain memory, used again as soon as a batch and all that shares its pixels are
-            gone.
+        allocate: Gives the memory of a batch, uint8 (B, T, T, 3); called by the reading threads,
+            several at a time. None is plain memory, used again as soon as a batch and all that
+            shares its pixels are gone.
         times: Filled in as the stream goes.
 
     Raises:
@@ -132,8 +132,8 @@ def stream_tiles(
 class _Batch:
     """A batch that threads make.
 
-    Its memory is taken when the first of them begins: what waits for its turn would only push
-    warm memory out of the processor's caches.
+    Its memory is taken when the first of them begins, or puts tiles of the unit before into it:
+    what waits for its turn would only push warm memory out of the processor's caches.
     """
 
     def __init__(self, start: int, stop: int, patch_px: int, allocate: Allocate) -> None:
