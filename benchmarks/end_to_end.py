@@ -10,7 +10,8 @@ timm loop    the same with the same network and weights used as timm shows: ToTe
 `test` (mean colour) measures everything but the network, `lite0` what a user without a GPU gets.
 
 The data path of `wsiprep embed` alone, patches placed before, against the bare decoder on the same
-tiles in memory: with two reading threads by CPU time (all threads of the process), and by wall.
+tiles in memory: all threads kept to one core as that is, and so with zeros in place of mean colours
+(an encoder that costs nothing); one thread reading beside one that encodes; and two.
 Start-up and memory are of whole processes; the larger slide has ten times the area, so memory
 that grew with the slide would show.
 
@@ -23,15 +24,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import openslide
 from child import in_child
-from harness import Case, Done, compare, options
+from harness import Case, Done, compare, on_one_core, options
 from PIL import Image
 from slides import full_grid, mirrored, repeat, tissue_grid, write_he
 from tile_read import StoredTiles
@@ -41,12 +43,14 @@ from wsiprep.core.config import build
 from wsiprep.core.types import PatchGrid, Point
 from wsiprep.encoders import load_encoder
 from wsiprep.encoders.families.lite0 import mapped, weights_path
+from wsiprep.encoders.families.test import MeanColour
 from wsiprep.tasks.config import CoordsConfig, EmbedConfig, PrepareConfig, SegmentConfig
 from wsiprep.tasks.prepare import prepare
 from wsiprep.tiles import read_patch
 
 BATCH = 32
 Encode = Callable[[list[Any]], np.ndarray]
+Setup = Callable[[], AbstractContextManager[Any]]
 
 CHILD = """
 from child import tell
@@ -163,6 +167,17 @@ def placed(path: Path) -> Iterator[Path]:
         yield out / "o"
 
 
+@contextmanager
+def encoding_nothing(setup: Setup) -> Iterator[Any]:
+    """A setup after which encoder `test` does not look at the pixels: what is left is the path."""
+
+    def zeros(_: MeanColour, pixels: np.ndarray) -> np.ndarray:
+        return np.zeros((len(pixels), 3), np.float32)
+
+    with mock.patch.object(MeanColour, "__call__", zeros), setup() as state:
+        yield state
+
+
 def embedded(path: Path, workers: int, out: Path) -> Done:
     values = {"slides": (str(path),), "output": out, "encoder": ("test",), "batch_size": BATCH,
               "device": "cpu", "workers": workers, "overlay": False}  # fmt: skip
@@ -182,17 +197,22 @@ def data_path_cases(path: Path, grid: PatchGrid) -> list[Case]:
         tiles.simplejpeg()
         return Done(len(grid))
 
+    def pinned(setup: Setup) -> Setup:
+        return partial(on_one_core, setup)
+
+    out = partial(placed, path)
+    ways: dict[str, tuple[Setup, int]] = {
+        "embed, 1 core": (pinned(out), 1),
+        "embed, 1 core, encoder of zeros": (pinned(partial(encoding_nothing, out)), 1),
+        "embed, 1 thread": (out, 1),
+        "embed, 2 threads": (out, 2),
+    }
+    bare = pinned(lambda: closing(StoredTiles(path, grid)))
     return [
-        Case("limit of a core", {}, "patches", lambda: closing(StoredTiles(path, grid)), decode),
+        Case("limit of a core", {}, "patches", bare, decode),
         *(
-            Case(
-                f"embed, {workers} thread{'s' * (workers > 1)}",
-                {"batch": BATCH},
-                "patches",
-                partial(placed, path),
-                partial(embedded, path, workers),
-            )
-            for workers in (1, 2)
+            Case(name, {"batch": BATCH}, "patches", setup, partial(embedded, path, workers))
+            for name, (setup, workers) in ways.items()
         ),
     ]
 
@@ -223,8 +243,8 @@ def main(argv: list[str] | None = None) -> None:
     with fresh() as folder:
         small = write_he(folder, width, height)
         medium = repeat(folder, small, 2)
-        dense, pixels = mirrored(folder, *((4096, 2048) if opts.quick else (20480, 15360)))
-        less, _ = mirrored(folder, *((2048, 2048) if opts.quick else (6144, 5120)))
+        dense, pixels = mirrored(folder, *((4096, 2048) if opts.quick else (30720, 20480)))
+        less, _ = mirrored(folder, *((2048, 2048) if opts.quick else (10240, 6144)))
         check_equal(small, tissue_grid(small, 0.5))
         for encoder, path in (("test", medium), ("lite0", small)):
             cases = run_cases(path, tissue_grid(path, 0.5), encoder)

@@ -7,15 +7,18 @@ is the median over rounds of two rates from the same round. No time is ever asse
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import render
 from case import Case, Done, Result
 
-__all__ = ["Case", "Done", "Result", "compare", "measure", "options"]
+__all__ = ["Case", "Done", "Result", "compare", "measure", "on_one_core", "options"]
 
 
 def measure(cases: Sequence[Case], *, repeats: int, warmup: int = 1) -> list[Result]:
@@ -51,6 +54,23 @@ def compare(
     if opts.markdown:
         render.write_section(opts.markdown, title, render.context(opts), head, rows)
     return results
+
+
+@contextmanager
+def on_one_core(setup: Callable[[], AbstractContextManager[Any]]) -> Iterator[Any]:
+    """The setup of a case for which all threads that it starts share a single core.
+
+    Where the system does not keep processes to cores (macOS, Windows), it changes nothing.
+    """
+    there = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else None
+    if there:
+        os.sched_setaffinity(0, {max(there)})
+    try:
+        with setup() as state:
+            yield state
+    finally:
+        if there:
+            os.sched_setaffinity(0, there)
 
 
 def options(doc: str | None, argv: list[str] | None = None) -> argparse.Namespace:

@@ -5,15 +5,15 @@ One slide, five grids of 256 px patches (224 px in one): on the file's own tiles
 
 OpenSlide    read_region + convert("RGB") (+ Pillow's box filter), as most tools do it, one by one
 one by one   the same through our readers: `read_patch` with reader tiff, tiffslide
-stream_tiles what `wsiprep embed` does: every stored tile decoded once, patches cut from it; by one
-             reading thread, and by two
+stream_tiles what `wsiprep embed` does: every stored tile decoded once, patches cut from it; by the
+             thread that takes the batches (workers 0), by a thread beside it, and by two
 scaled       patches halved inside the decoder, and how far their pixels are off
 limit        the bare decoder: the tiles under the patches, each decoded once from memory to a
              buffer and forgotten, by simplejpeg (libjpeg-turbo) and by imagecodecs; and by
              simplejpeg into three batches in turn, as who hands out batches must
 
-Threads that read work beside the one that takes the batches, so ratios by CPU time are those of a
-core. Pixels are compared first. OpenSlide and `one by one` read a run of patches from the middle.
+All are kept to a single core, threads and all, but for the row of two threads. Pixels are compared
+first. OpenSlide and `one by one` read a run of patches from the middle.
 
     python benchmarks/tile_read.py [--quick] [--repeats N] [--json FILE] [--markdown FILE]
 """
@@ -33,7 +33,7 @@ import numpy as np
 import openslide
 import simplejpeg
 import tifffile
-from harness import Case, Done, compare, options
+from harness import Case, Done, compare, on_one_core, options
 from PIL import Image
 from slides import full_grid, mirrored, part
 
@@ -126,6 +126,8 @@ def cases(path: Path, grid: PatchGrid) -> list[Case]:
         setup: Callable[[], AbstractContextManager[Any]],
         tiles: Callable[[Any], Iterator[np.ndarray]],
         patches: int,
+        *,
+        one_core: bool = True,
         **how: Any,
     ) -> None:
         def drain(state: Any) -> Done:
@@ -133,19 +135,21 @@ def cases(path: Path, grid: PatchGrid) -> list[Case]:
                 pass
             return Done(patches)
 
-        made.append(Case(name, how, "patches", setup, drain))
+        kept = partial(on_one_core, setup) if one_core else setup
+        made.append(Case(name, how, "patches", kept, drain))
 
     plain = partial(openslide.OpenSlide, path)
     add("OpenSlide", plain, lambda s: naive(s, few), len(few), **halved)
     for name in ("tiffslide", "tiff"):
         opened = partial(open_slide, path, SlideConfig(reader=name))
         add(f"{name}, one by one", opened, lambda s: one_by_one(s, few), len(few))
-    for workers in (1, 2):
+    for workers, name in enumerate(("workers 0", "1 thread", "2 threads")):
         add(
-            f"stream_tiles, {workers} thread{'s' * (workers > 1)}",
+            f"stream_tiles, {name}",
             partial(open_slide, path),
             lambda s, workers=workers: streamed(s, grid, workers),
             len(grid),
+            one_core=workers < 2,
             batch=BATCH,
         )
     if halved:
@@ -156,7 +160,7 @@ def cases(path: Path, grid: PatchGrid) -> list[Case]:
                 pass
             return Done(len(grid), facts)
 
-        opened = partial(open_slide, path)
+        opened = partial(on_one_core, partial(open_slide, path))
         made.append(Case("--decode scaled, 1 thread", {}, "patches", opened, scaled))
     for name in ("imagecodecs", "simplejpeg into batches", "simplejpeg"):
 
@@ -168,7 +172,7 @@ def cases(path: Path, grid: PatchGrid) -> list[Case]:
         made.append(
             Case(
                 f"limit, {name}", {}, "patches",
-                lambda: closing(StoredTiles(path, grid)), decode,
+                partial(on_one_core, lambda: closing(StoredTiles(path, grid))), decode,
             )
         )  # fmt: skip
     return made

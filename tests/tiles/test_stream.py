@@ -16,7 +16,7 @@ from wsiprep.tiles.patch import read_patch
 from wsiprep.tiles.stream import stream_tiles
 
 
-@pytest.mark.parametrize("workers", [1, 2, 7])
+@pytest.mark.parametrize("workers", [0, 1, 2, 7])
 @pytest.mark.parametrize("batch", [1, 5, 64, 10_000])
 def test_every_tile_once_in_order_whatever_the_workers(workers, batch):
     slide, grid = setup()
@@ -57,6 +57,37 @@ def test_leaving_early_stops_the_threads_and_closes_handles():
     tiles.close()
     assert all(s.closed for s in slide.opened)
     assert not [t for t in threading.enumerate() if t.name.startswith("wsiprep-read")]
+
+
+def test_without_threads_the_one_that_asks_reads():
+    """Also of tiles that patches share, and only what is asked for."""
+    slide, grid = tiled(stride=16)
+    opened_by = []
+
+    def reopen():
+        opened_by.append(threading.current_thread())
+        return slide.reopen()
+
+    want = list(stream_tiles(slide.reopen, grid, spans(len(grid), 16), workers=2))
+    slide.decoded.clear()
+    tiles = stream_tiles(reopen, grid, spans(len(grid), 16), workers=0)
+    first = next(tiles)
+    np.testing.assert_array_equal(first.pixels, want[0].pixels)
+    once = len(slide.decoded)
+    for batch, other in zip(tiles, want[1:], strict=True):
+        np.testing.assert_array_equal(batch.pixels, other.pixels)
+    assert once < len(slide.decoded) == len(set(slide.decoded))
+    assert opened_by == [threading.current_thread()]
+
+
+def test_without_threads_a_broken_tile_fails_or_is_masked():
+    slide, grid = setup()
+    slide.broken = (Box(130, 70, 5, 5),)
+    with pytest.raises(SlideReadError, match="broken"):
+        list(stream_tiles(slide.reopen, grid, spans(len(grid), 16), workers=0))
+    got = stream_tiles(slide.reopen, grid, spans(len(grid), 16), workers=0, on_bad_tile="mask")
+    assert sum((~b.ok).sum() for b in got) == 1
+    assert all(s.closed for s in slide.opened)
 
 
 def test_no_more_than_a_few_batches_are_held():

@@ -11,14 +11,14 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiprep.core.contracts import AsyncEncoder, DeviceEncoder, Encoder, Pending, Slide
+from wsiprep.core.contracts import AsyncEncoder, Encoder, Pending, Slide
 from wsiprep.core.errors import EncodingError
 from wsiprep.core.profile import EncodeTimes
 from wsiprep.core.report import Event
@@ -33,6 +33,8 @@ from wsiprep.tiles.times import ReadTimes
 __all__ = ["Work", "fill"]
 
 Batch = TileBatch | DeviceBatch
+_Beginning = Callable[[Any], Pending]
+"""Takes the pixels of a batch."""
 
 BEGUN = 2
 """Batches handed to the encoders at a time: one computes while the next one travels. One, where no
@@ -90,13 +92,14 @@ def fill(
     reading, began = ReadTimes(), time.perf_counter()
     tiles = _batches(slide, grid, spans, todo, cfg, ctx, reading)
     begun: deque[_Begun] = deque()
+    begins = [(work, _beginning(work.encoder)) for work in todo]
     at_a_time = BEGUN if any(isinstance(work.encoder, AsyncEncoder) for work in todo) else 1
     writer = _Writer(slide.info.id)
     try:
         with writer:
             for batch in tiles:
                 started = time.perf_counter()
-                begun.append(_begin(batch, todo))
+                begun.append(_begin(batch, begins))
                 times.encode_s += time.perf_counter() - started
                 if len(begun) >= at_a_time:
                     _finish(begun.popleft(), writer, times)
@@ -142,25 +145,23 @@ def _batches(
     )  # fmt: skip
 
 
-def _begin(batch: Batch, todo: Sequence[Work]) -> _Begun:
+def _beginning(encoder: Encoder) -> _Beginning:
+    """How an encoder is handed a batch; asked once, for protocols are slow to tell."""
+    if isinstance(encoder, AsyncEncoder):  # `load_decoders` looks where pixels are on a device
+        return encoder.begin
+    return lambda pixels: _Done(encoder(pixels))
+
+
+def _begin(batch: Batch, begins: Sequence[tuple[Work, _Beginning]]) -> _Begun:
     start, stop = int(batch.index[0]), int(batch.index[-1]) + 1
-    pending: list[tuple[Work, Pending]] = []
-    for work in todo:
-        if work.journal.done[start:stop].all():
-            continue
-        encoder = work.encoder
-        if isinstance(batch, DeviceBatch):
-            pending.append((work, _on_device(encoder).begin(batch.pixels)))
-        elif isinstance(encoder, AsyncEncoder):
-            pending.append((work, encoder.begin(batch.pixels)))
-        else:
-            pending.append((work, _Done(encoder(batch.pixels))))
-    return _Begun(batch, pending)
-
-
-def _on_device(encoder: Encoder) -> DeviceEncoder:
-    assert isinstance(encoder, DeviceEncoder)  # noqa: S101 - `load_decoders` has looked
-    return encoder
+    return _Begun(
+        batch,
+        [
+            (work, beginning(batch.pixels))
+            for work, beginning in begins
+            if not work.journal.done[start:stop].all()
+        ],
+    )
 
 
 def _tell(writer: _Writer, times: EncodeTimes, slide: Slide, ctx: Context) -> None:

@@ -12,8 +12,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import cv2
 import numpy as np
@@ -65,7 +66,8 @@ def stream_tiles(
         open_slide: Opens a new handle; called once in each thread, and once here.
         grid: The patches.
         spans: (start, stop) rows of each batch.
-        workers: Reading threads, at least 1; None takes `core.cores.default_workers`.
+        workers: Reading threads; None takes `core.cores.default_workers`. With 0 a batch is read
+            when it is asked for, by the thread that asks: the least work on a single core.
         on_bad_tile: `fail` raises; `mask` gives white pixels with `ok` False.
         scaled: Shrink patches inside the JPEG decoder: faster, other pixels (docs/speed.md). Only
             where `scaled.why_not_scaled` has no objection.
@@ -81,12 +83,12 @@ def stream_tiles(
             `on_bad_tile` is `fail`.
     """
     times = ReadTimes() if times is None else times
-    workers = times.threads = default_workers() if workers is None else workers
-    plan = grid.plan
+    workers = default_workers() if workers is None else workers
+    threads, plan = workers or 1, grid.plan
     largest = max((stop - start for start, stop in spans), default=1)
-    unit = unit_patches(workers, plan.read_px, plan.patch_px)
+    unit = unit_patches(threads, plan.read_px, plan.patch_px)
     if ahead is None:
-        ahead = batches_ahead(workers, largest, unit, plan.patch_px)
+        ahead = batches_ahead(threads, largest, unit, plan.patch_px)
     stopped = threading.Event()
     gate, passed = Gate(stopped), 0
     job = Job(
@@ -100,7 +102,7 @@ def stream_tiles(
     )
     allocate = Recycled().allocate if allocate is None else allocate
     handles = Handles(open_slide)
-    pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="wsiprep-read")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="wsiprep-read")
     waiting: deque[_Batch] = deque()
     try:
         with _resizing_on_one_core():
@@ -114,7 +116,8 @@ def stream_tiles(
                     made.parts.update(
                         (n, (batch, slice(k * unit, (k + 1) * unit))) for k, n in enumerate(units)
                     )
-                    batch.jobs = [pool.submit(made.make, n) for n in units]
+                    jobs = (partial(made.make, n) for n in units)
+                    batch.jobs = [pool.submit(job).result if workers else job for job in jobs]
                     number = units.stop
                     waiting.append(batch)
                     del batch  # its memory is the next one's as soon as it is gone
@@ -130,14 +133,14 @@ def stream_tiles(
 
 
 class _Batch:
-    """A batch that threads make.
+    """A batch that threads make; each of its jobs returns when a part of it is done.
 
     Its memory is taken when the first of them begins, or puts tiles of the unit before into it:
     what waits for its turn would only push warm memory out of the processor's caches.
     """
 
     def __init__(self, start: int, stop: int, patch_px: int, allocate: Allocate) -> None:
-        self.jobs: list[Future[None]] = []
+        self.jobs: Sequence[Callable[[], None]] = ()
         self.ok = np.ones(stop - start, np.bool_)
         self._span, self._shape = (start, stop), (stop - start, patch_px, patch_px, 3)
         self._allocate, self._lock = allocate, threading.Lock()
@@ -154,7 +157,7 @@ class _Batch:
         """Wait until it is done."""
         began = time.perf_counter()
         for job in self.jobs:
-            job.result()
+            job()
         times.add(wait_s=time.perf_counter() - began)
         return TileBatch(np.arange(*self._span, dtype=np.int64), self.pixels(), self.ok)
 

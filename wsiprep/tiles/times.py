@@ -13,7 +13,6 @@ class ReadTimes:
     """Seconds of reading threads, which work side by side, and of the consumer that waits for them.
 
     Attributes:
-        threads: Reading threads.
         read_s: Fetching compressed tiles.
         decode_s: Decoding them.
         patch_s: Reading from a slide that gives no tiles: fetching and decoding in one.
@@ -24,7 +23,6 @@ class ReadTimes:
         host_tiles: Tiles left to the host by a decoder on a device.
     """
 
-    threads: int = 0
     read_s: float = 0.0
     decode_s: float = 0.0
     patch_s: float = 0.0

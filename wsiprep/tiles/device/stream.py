@@ -120,7 +120,6 @@ def stream_on_device(
         DeviceError: the device has no memory for it.
     """
     times = ReadTimes() if times is None else times
-    times.threads = workers
     plan, stopped = grid.plan, threading.Event()
     unit = max(1, UNIT_BYTES // (plan.read_px**2 * 3))
     largest = max((stop - start for start, stop in spans), default=1)
