@@ -176,10 +176,11 @@ class FromTiles:
     def _decode_own(self, source: Source, unit: int, laid: _Laid, pixels: Pixels) -> None:
         """Decode the tiles that a unit owns, and put each where it goes."""
         level, clock = self._job.grid.plan.level, time.perf_counter
+        fetch, decode, stopped = source.fetch_tile, source.decode_tile, self._job.stopped.is_set
         read_s = decode_s = cut_s = 0.0
         bytes_, following = 0, None
         for use in laid.work.own:
-            if self._job.stopped.is_set():
+            if stopped():
                 return
             places = [(use, laid.targets)]
             if use.lent:
@@ -191,9 +192,9 @@ class FromTiles:
             tile = self._buffer() if out is None else out
             began = clock()
             try:
-                data = source.fetch_tile(level, use.tile)
+                data = fetch(level, use.tile)
                 fetched = clock()
-                source.decode_tile(level, use.tile, data, tile)
+                decode(level, use.tile, data, tile)
             except SlideReadError as err:
                 self._damaged[use.loan] = err if self._keeps_errors else None
                 if out is None:

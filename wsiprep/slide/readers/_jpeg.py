@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
 __all__ = ["JpegCodec", "padding_before", "whole_jpeg"]
@@ -57,8 +58,6 @@ class JpegCodec:
         Raises:
             ValueError: it is no JPEG that this codec decodes.
         """
-        import simplejpeg
-
         height, width, space, _ = simplejpeg.decode_jpeg_header(self.whole(data))
         if space == "GRAY":
             raise ValueError("it is greyscale")
@@ -85,8 +84,6 @@ class JpegCodec:
 
     def _decode(self, data: bytes, out: NDArray[np.uint8], height: int, width: int) -> None:
         """Decode as small as the inverse DCT can, but no smaller than (height, width); 0: whole."""
-        import simplejpeg
-
         jpeg = self.whole(data)
         # Exact DCT, smooth upsampling, and by which power of two it is made smaller at least.
         how = ("RGB", False, False, height, width, 1, out)

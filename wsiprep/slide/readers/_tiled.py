@@ -128,7 +128,7 @@ class TiledBase(BaseSlide):
     ) -> None:
         super().__init__(info, native_levels)
         self._files = tuple(files)
-        self._tables = tuple(tables)
+        self._tables = tuple(tables[n] for n in native_levels)
 
     def tiling(self, level: int) -> Tiling:
         """How a level is stored; see `core.contracts.TiledSlide.tiling`."""
@@ -281,7 +281,7 @@ class TiledBase(BaseSlide):
 
     def _table(self, level: int) -> TileTable:
         self._check_level(level)
-        return self._tables[self._native_levels[level]]
+        return self._tables[level]
 
     def _tile_error(self, level: int, tile: int, what: str) -> SlideReadError:
         tiling, scale = self._table(level).tiling, self._info.downsamples[level]
