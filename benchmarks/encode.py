@@ -2,11 +2,13 @@
 
 Encoder alone, for `lite0` and for ViT-S/16 with random weights, on pixels in memory:
 
-ours         one patch at a time in each of as many threads as there are cores, oneDNN products
+ours         one patch at a time in each of as many threads as there are cores, products by oneDNN,
+             on a processor of Intel's by MKL
 two begun    the same in batches of 8, the next begun before the result of the last is asked for
-others       one thing changed: products by MKL as torch has it, 4 patches at a time, the whole
-             batch with all threads in one layer, colours one after another in memory instead of
-             pixel by pixel, attention written out, bfloat16, compiled (where a C++ compiler is)
+others       one thing changed: products by MKL as torch has it, products by oneDNN, 4 patches at a
+             time, the whole batch with all threads in one layer, colours one after another in
+             memory instead of pixel by pixel, attention written out, bfloat16, compiled (where a
+             C++ compiler is)
 
 Then with reading: tiles of a synthetic slide through `stream_tiles` into `lite0`, with reading
 and encoding threads in several numbers; `shared layers` gives all of torch's threads one layer.
@@ -39,6 +41,7 @@ from wsiprep import open_slide
 from wsiprep.core.cores import available_cores
 from wsiprep.core.types import PatchGrid
 from wsiprep.encoders import EncoderConfig, load_encoder
+from wsiprep.encoders.onednn import use_onednn
 from wsiprep.encoders.torch_encoder import TorchEncoder
 from wsiprep.tiles import stream_tiles
 
@@ -120,6 +123,7 @@ def variants(vit: bool) -> list[Variant]:
     made = [
         Variant("ours"),
         Variant("products by MKL", by_mkl),
+        Variant("products by oneDNN", use_onednn),
         Variant("4 patches at a time", patches=4),
         Variant("whole batch, shared layers", patches=BATCH, threads=1, layer_threads=CORES),
         Variant("a patch, shared layers", threads=1, layer_threads=CORES),

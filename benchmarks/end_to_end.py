@@ -55,12 +55,12 @@ Setup = Callable[[], AbstractContextManager[Any]]
 CHILD = """
 from child import tell
 from wsiprep.core.config import build
-from wsiprep.tasks.config import PrepareConfig
+from wsiprep.tasks.config import EmbedConfig
 from wsiprep.tasks.prepare import prepare
 patches = 0
 if len(sys.argv) > 2:
     values = {"slides": (sys.argv[2],), "output": sys.argv[1], "encoder": ("test",), "workers": 2}
-    report = prepare(build(PrepareConfig, ("benchmark", values)))
+    report = prepare(build(EmbedConfig, ("benchmark", values)))
     assert report.exit_code == 0, report.canonical()
     patches = report.rows[0].encoded
 else:
@@ -230,11 +230,17 @@ def start_cases() -> list[Case]:
 
 
 def memory_cases(slide: Path, larger: Path) -> list[Case]:
-    slides = {"imports only": [], "a slide": [slide], "10 x its area": [larger]}
+    slides = {"a slide": slide, "10 x its area": larger}
     return [
-        Case(name, {}, "patches", fresh, lambda out, w=words: in_child(CHILD, [out, *w]))
-        for name, words in slides.items()
-    ]
+        Case("imports only", {}, "patches", fresh, lambda out: in_child(CHILD, [out])),
+        *(
+            Case(
+                name, {}, "patches", partial(placed, path),
+                lambda out, path=path: in_child(CHILD, [out, path]),
+            )
+            for name, path in slides.items()
+        ),
+    ]  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -256,7 +262,9 @@ def main(argv: list[str] | None = None) -> None:
             opts,
         )
         compare("Start-up", start_cases(), ("python",), opts)
-        compare("Peak memory of a run, encoder `test`", memory_cases(less, dense), (), opts)
+        compare(
+            "Peak memory of `wsiprep embed`, encoder `test`", memory_cases(less, dense), (), opts
+        )
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from wsiprep.core.types import EncoderSpec
-from wsiprep.encoders import onednn
-from wsiprep.encoders.onednn import use_onednn
+from wsiprep.encoders import network, onednn
+from wsiprep.encoders.onednn import onednn_pays, use_onednn
 from wsiprep.encoders.torch_encoder import TorchEncoder
 from wsiprep.encoders.weights import seeded
 
@@ -122,15 +122,48 @@ def test_a_machine_without_it_computes_as_before(
 
 
 @needs_onednn
+@pytest.mark.parametrize("pays", [True, False])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_an_encoder_on_a_cpu_uses_it_in_fp32(precision: str) -> None:
+def test_an_encoder_on_a_cpu_uses_it_in_fp32_where_it_pays(
+    precision: str, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "onednn_pays", lambda: pays)
     module = block()
     TorchEncoder(module, spec(), CPU, precision)  # type: ignore[arg-type]
     count = sum(type(m).__module__ == onednn.__name__ for m in module.modules())
-    assert count == (4 if precision == "fp32" else 0)
+    assert count == (4 if pays and precision == "fp32" else 0)
 
 
-def test_bits_depend_neither_on_the_batch_nor_on_threads() -> None:
+@pytest.mark.parametrize(
+    ("system", "told", "processor", "pays"),
+    [
+        ("Linux", "vendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Xeon(R)", "", False),
+        ("Linux", "vendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC", "x86_64", True),
+        ("Windows", None, "Intel64 Family 6 Model 154 Stepping 3, GenuineIntel", False),
+        ("Windows", None, "AMD64 Family 25 Model 80 Stepping 0, AuthenticAMD", True),
+        ("Darwin", None, "i386", False),
+    ],
+)
+def test_it_pays_on_processors_that_are_not_intels(
+    system: str, told: str | None, processor: str, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_text(path: Path, **_: str) -> str:
+        assert path == Path("/proc/cpuinfo")
+        if told is None:
+            raise FileNotFoundError
+        return told
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr(onednn.platform, "system", lambda: system)
+    monkeypatch.setattr(onednn.platform, "processor", lambda: processor)
+    assert onednn_pays() is pays
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_bits_depend_neither_on_the_batch_nor_on_threads(
+    pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "onednn_pays", lambda: pays)
     pixels = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), dtype=np.uint8)
     whole = TorchEncoder(block(), spec(), CPU, threads=1)(pixels)
     with torch.inference_mode():

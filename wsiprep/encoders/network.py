@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from wsiprep.core.errors import EncodingError
 from wsiprep.core.types import EncoderSpec
-from wsiprep.encoders.onednn import use_onednn
+from wsiprep.encoders.onednn import onednn_pays, use_onednn
 
 __all__ = ["Network", "ieee_fp32"]
 
@@ -22,7 +22,8 @@ class Network:
 
     Args:
         module: Takes float (B, 3, S, S), gives (B, spec.dim). It is changed in place: to eval
-            mode, without gradients, on `device`, in `dtype`; on a CPU with oneDNN's products.
+            mode, without gradients, on `device`, in `dtype`; on a CPU with oneDNN's products where
+            these are faster.
         spec: Facts.
         device: Where it runs.
         dtype: Numbers it computes in.
@@ -38,7 +39,7 @@ class Network:
         self._resize_on = torch.device("cpu") if device.type == "mps" else device
         module.eval().requires_grad_(False)
         module = module.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if device.type == "cpu" and dtype is torch.float32:
+        if device.type == "cpu" and dtype is torch.float32 and onednn_pays():
             module = use_onednn(module)
         self._module = module
         mean = torch.tensor(spec.mean, dtype=torch.float64)

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["use_onednn"]
+__all__ = ["onednn_pays", "use_onednn"]
+
+
+def onednn_pays() -> bool:
+    """Whether oneDNN's products are faster than MKL's on this processor: not on Intel's.
+
+    Measured in docs/adr/0008-encoder-speed.md. It is asked of the processor's name, never of a
+    clock, so that a resumed run computes the same bits.
+    """
+    try:
+        name = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        name = platform.processor()
+    # The Macs that have an x86 processor have Intel's; they call it i386.
+    return "GenuineIntel" not in name and platform.system() != "Darwin"
 
 
 def use_onednn(module: nn.Module) -> nn.Module:
@@ -15,8 +30,7 @@ def use_onednn(module: nn.Module) -> nn.Module:
 
     torch hands both to MKL, for convolutions when a batch is small and a thread computes alone.
     MKL's products reach half the speed of oneDNN's on CPUs that are not Intel's; the numbers
-    differ by rounding. Which of the two is used depends on the machine and the torch version
-    alone, never on a measurement, so that a resumed run computes the same bits.
+    differ by rounding.
 
     Only layers whose class is exactly torch's are changed, in place; names, parameters and hooks
     stay. Nothing is changed where torch has no oneDNN, or does not prefer MKL to it.
