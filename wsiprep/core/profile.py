@@ -147,7 +147,7 @@ class Profile:
         if bound == "encoder":
             if self.device == "cpu":
                 bf16 = (
-                    "pass --precision bf16 (1.2 to 1.5 times as fast where it was measured, "
+                    "pass --precision bf16 (1.2 to 2.6 times as fast where it was measured, "
                     "slightly other features), or "
                 )
                 return (
