@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +29,27 @@ def case(harness, name, log, amount=1.0, facts=None, unit="things"):
         return harness.Done(amount, facts or {})
 
     return harness.Case(name, {"size": 3}, unit, setup, run)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system keeps no cores")
+def test_a_case_kept_to_one_core_takes_its_threads_along_and_gives_the_cores_back(harness):
+    there, seen = os.sched_getaffinity(0), []
+
+    def look():
+        seen.append(os.sched_getaffinity(0))
+
+    with harness.on_one_core(lambda: nullcontext("state")) as state:
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        look()
+        assert state == "state"
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 1
+    assert seen[0] <= there
+    with pytest.raises(ZeroDivisionError), harness.on_one_core(nullcontext):
+        _ = 1 / 0
+    assert os.sched_getaffinity(0) == there
 
 
 def test_cases_alternate_and_warm_up_does_not_count(harness):
